@@ -1,0 +1,59 @@
+/* AWS CloudHSM's additions to PKCS #11, under the names that programs written for AWS's Client SDK 5 use. Written
+ * from the published names and numbers; include after pkcs11.h.
+ *
+ * CKM_SP800_108_COUNTER_KDF means AWS's number here (0x80000001), not that of PKCS #11 3.0 (0x3AC). Define
+ * CLOUDHSM_KEEP_STANDARD_NAMES to keep the standard meaning; CKM_CLOUDHSM_VENDOR_SP800_108_COUNTER_KDF is AWS's
+ * number under either setting.
+ *
+ * pkcs11_values.h has the numbers: CKM_CLOUDHSM_AES_GCM, CKM_CLOUDHSM_AES_KEY_WRAP_* and CKM_DES3_NIST_WRAP are AWS's;
+ * CKM_CLOUDHSM_EDDSA, CKM_CLOUDHSM_ML_DSA*, CKM_CLOUDHSM_SP800_108_COUNTER_KDF, CKD_CLOUDHSM_X963_*,
+ * CKA_CLOUDHSM_PARAMETER_SET and CKP_CLOUDHSM_ML_DSA_* are ours until someone puts AWS's into
+ * native/tables/constants.toml, [vendor.assumed], and runs scripts/gen-tables. */
+#ifndef CLOUDHSM_PKCS11_VENDOR_DEFS_H
+#define CLOUDHSM_PKCS11_VENDOR_DEFS_H
+
+#include "pkcs11.h"
+
+#ifdef _WIN32
+#pragma pack(push, cloudhsm_vendor, 1)
+#endif
+
+/* AWS's structures of SP 800-108 lack the byte order of those of 3.0, and the additional keys. */
+typedef struct CK_CLOUDHSM_SP800_108_COUNTER_FORMAT {
+    CK_ULONG ulWidthInBits; /* 16 or 32 */
+} CK_CLOUDHSM_SP800_108_COUNTER_FORMAT;
+
+typedef struct CK_CLOUDHSM_SP800_108_DKM_LENGTH_FORMAT {
+    CK_ULONG dkmLengthMethod; /* SP800_108_DKM_LENGTH_SUM_OF_KEYS */
+    CK_ULONG ulWidthInBits;   /* 8, 16, 32 or 64 */
+} CK_CLOUDHSM_SP800_108_DKM_LENGTH_FORMAT;
+
+typedef struct CK_CLOUDHSM_SP800_108_KDF_PARAMS {
+    CK_MECHANISM_TYPE prftype;
+    CK_ULONG ulNumberOfDataParams;
+    CK_PRF_DATA_PARAM_PTR pDataParams;
+} CK_CLOUDHSM_SP800_108_KDF_PARAMS;
+
+typedef CK_ULONG CK_CLOUDHSM_ML_DSA_PARAMETER_SET_TYPE;
+
+#ifdef _WIN32
+#pragma pack(pop, cloudhsm_vendor)
+#endif
+
+#define SP800_108_COUNTER_FORMAT CK_CLOUDHSM_SP800_108_COUNTER_FORMAT_TYPE
+#define SP800_108_PRF_LABEL CK_CLOUDHSM_SP800_108_PRF_LABEL
+#define SP800_108_PRF_CONTEXT CK_CLOUDHSM_SP800_108_PRF_CONTEXT
+#define SP800_108_DKM_FORMAT CK_CLOUDHSM_SP800_108_DKM_FORMAT
+#define SP800_108_BYTE_ARRAY CK_CLOUDHSM_SP800_108_BYTE_ARRAY
+#define SP800_108_DKM_LENGTH_SUM_OF_KEYS CK_SP800_108_DKM_LENGTH_SUM_OF_KEYS
+#define SP800_108_DKM_LENGTH_SUM_OF_SEGMENTS CK_SP800_108_DKM_LENGTH_SUM_OF_SEGMENTS
+
+#ifndef CLOUDHSM_KEEP_STANDARD_NAMES
+#undef CKM_SP800_108_COUNTER_KDF
+#define CKM_SP800_108_COUNTER_KDF CKM_CLOUDHSM_VENDOR_SP800_108_COUNTER_KDF
+#define CK_SP800_108_COUNTER_FORMAT CK_CLOUDHSM_SP800_108_COUNTER_FORMAT
+#define CK_SP800_108_DKM_LENGTH_FORMAT CK_CLOUDHSM_SP800_108_DKM_LENGTH_FORMAT
+#define CK_SP800_108_KDF_PARAMS CK_CLOUDHSM_SP800_108_KDF_PARAMS
+#endif
+
+#endif
