@@ -1,0 +1,5 @@
+"""`python -m hsmsim.cli`."""
+
+from hsmsim.cli.main import main
+
+main()

@@ -1,0 +1,64 @@
+"""The table of commands. A new one is a file with a click command and a line here; it is imported when it is used."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from hsmsim import __version__
+from hsmsim.errors import HsmsimError
+
+if TYPE_CHECKING:
+    from typing import Any
+
+COMMANDS: Final = {
+    "up": "hsmsim.cli.simulator:up",
+    "down": "hsmsim.cli.simulator:down",
+    "env": "hsmsim.cli.simulator:env",
+    "status": "hsmsim.cli.simulator:status",
+    "hsm": "hsmsim.cli.hsm:hsm",
+    "user": "hsmsim.cli.user:user",
+    "key": "hsmsim.cli.key:key",
+    "partition": "hsmsim.cli.partition:partition",
+    "configure-pkcs11": "hsmsim.cli.pkcs11:configure",
+}
+
+
+class Commands(click.Group):
+    """A group that imports a command when it is used, and turns HsmsimError into one sentence and exit status 1."""
+
+    def list_commands(self, _ctx: click.Context) -> list[str]:
+        """Return the names in the table's order."""
+        return list(COMMANDS)
+
+    def get_command(self, _ctx: click.Context, name: str) -> click.Command | None:
+        """Import the command of this name."""
+        if name not in COMMANDS:
+            return None
+        module, _, attribute = COMMANDS[name].partition(":")
+        command = getattr(import_module(module), attribute)
+        assert isinstance(command, click.Command)  # noqa: S101 - the table is ours
+        return command
+
+    def invoke(self, ctx: click.Context) -> Any:  # noqa: ANN401 - click's own type
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except HsmsimError as error:
+            raise click.ClickException(str(error)) from error
+        except PermissionError as error:
+            raise click.ClickException(
+                f"{error.filename}: {error.strerror}. Is it another user's? HSMSIM_HOME names the state folder."
+            ) from error
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="hsmsim")
+def main() -> None:
+    """A CloudHSM-style cluster on your own machine.
+
+    Start with `hsmsim up --detach`, then `eval "$(hsmsim env)"`: it sets HSMSIM_MODULE (the PKCS#11 library to load),
+    HSMSIM_TOKEN and HSMSIM_PIN (user:password). State is kept in HSMSIM_HOME, sockets in HSMSIM_RUN.
+    """

@@ -1,0 +1,103 @@
+"""Where everything lies: one state folder (HSMSIM_HOME), one folder of sockets (HSMSIM_RUN), the native libraries.
+
+The state folder is for its owner alone. The run folder is for everybody who may connect: sockets and the module's
+configuration, never a secret (DESIGN D15).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from hsmsim.errors import HsmsimError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+ROOT_HOME = Path("/var/lib/hsmsim")
+ROOT_RUN = Path("/run/hsmsim")
+
+_PACKAGE = Path(__file__).resolve().parent
+_SOFTHSM_LIBRARIES = ("/usr/lib/softhsm/libsofthsm2.so", "/usr/local/lib/softhsm/libsofthsm2.so")
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """The folders of one simulator; every path below them is named here and nowhere else."""
+
+    home: Path
+    run: Path
+
+    @classmethod
+    def resolve(cls, environ: Mapping[str, str] | None = None) -> Self:
+        """Take HSMSIM_HOME and HSMSIM_RUN, else the defaults: system-wide as root, else this user's own."""
+        environ = os.environ if environ is None else environ
+        as_root = os.geteuid() == 0
+        default = ROOT_HOME if as_root else Path(environ.get("HOME") or Path.home()) / ".local/state/hsmsim"
+        home = Path(environ.get("HSMSIM_HOME") or default).absolute()
+        if environ.get("HSMSIM_RUN"):
+            return cls(home, Path(environ["HSMSIM_RUN"]).absolute())
+        if as_root and home == ROOT_HOME:
+            return cls(home, ROOT_RUN)
+        mark = hashlib.sha256(os.fsencode(home)).hexdigest()[:8]
+        return cls(home, Path(tempfile.gettempdir()) / f"hsmsim-{os.geteuid()}-{mark}")
+
+    @property
+    def fleet_file(self) -> Path:
+        """Clusters and HSMs."""
+        return self.home / "fleet.json"
+
+    @property
+    def credentials_file(self) -> Path:
+        """Users and passwords that the quickstart made."""
+        return self.home / "credentials.json"
+
+    @property
+    def module_config(self) -> Path:
+        """What libhsmsim_pkcs11.so reads."""
+        return self.run / "pkcs11.cfg"
+
+    def cluster_folder(self, cluster_id: str) -> Path:
+        """Return the folder of the cluster's database."""
+        return self.home / "clusters" / cluster_id
+
+    def hsm_folder(self, hsm_id: str) -> Path:
+        """Return the folder of the HSM's seed, vault, configuration and log."""
+        return self.home / "hsms" / hsm_id
+
+    def socket(self, hsm_id: str) -> Path:
+        """Return the HSM's socket, which stands for its network port."""
+        return self.run / f"{hsm_id}.sock"
+
+
+def module_path() -> Path:
+    """Return the absolute path of libhsmsim_pkcs11.so; HsmsimError where it was not built."""
+    path = _PACKAGE / "libhsmsim_pkcs11.so"
+    if not path.exists():
+        raise HsmsimError(f"The PKCS#11 module is not built: {path} is missing. Run scripts/up once.")
+    return path
+
+
+def tools_folder() -> Path:
+    """Return the folder of the native benchmark programs: in the package of a wheel, else in the checkout's build."""
+    packaged = _PACKAGE / "tools"
+    return packaged if packaged.is_dir() else _PACKAGE.parent / "build" / "native" / "bench"
+
+
+def softhsm_library(environ: Mapping[str, str] | None = None) -> Path:
+    """Return the path of SoftHSM2's library: $SOFTHSM2_LIBRARY, else where Debian and others put it."""
+    environ = os.environ if environ is None else environ
+    if environ.get("SOFTHSM2_LIBRARY"):
+        return Path(environ["SOFTHSM2_LIBRARY"])
+    found = [Path(path) for path in _SOFTHSM_LIBRARIES if Path(path).exists()]
+    found += sorted(Path("/usr").glob("lib*/*/softhsm/libsofthsm2.so"))
+    if not found:
+        raise HsmsimError(
+            "SoftHSM2 is missing: no libsofthsm2.so below /usr/lib. Install it (Debian: apt-get install softhsm2), "
+            "or set SOFTHSM2_LIBRARY to its path."
+        )
+    return found[0]

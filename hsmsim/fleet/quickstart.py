@@ -1,0 +1,136 @@
+"""From nothing to a cluster that clients can use: HSMs, the admin's password, a crypto user, the module's file.
+
+Every step looks first whether it was done, so that it can be run again after any crash.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from hsmsim.config import module_path
+from hsmsim.errors import HsmsimError
+from hsmsim.fleet import credentials, launch, modulecfg, state
+from hsmsim.fleet.access import Role, connect, login
+from hsmsim.fleet.credentials import Credential
+from hsmsim.hsm.messages import ActivateRequest, HsmInfoRequest, UserCreateRequest, UserListRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from hsmsim.config import Places
+
+USER = "app"
+HSMS = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Ready:
+    """A running simulator as its clients need it."""
+
+    cluster_id: str
+    hsm_ids: tuple[str, ...]
+    module: Path
+    module_config: Path
+    token: str
+    pin: str
+
+    def environment(self) -> dict[str, str]:
+        """Return what `hsmsim env` exports."""
+        return {
+            "HSMSIM_MODULE": str(self.module),
+            "HSMSIM_TOKEN": self.token,
+            "HSMSIM_PIN": self.pin,
+            "HSMSIM_PKCS11_CONFIG": str(self.module_config),
+        }
+
+
+def bring_up(places: Places, say: Callable[[str], None], *, hsms: int = HSMS, engine: str = "fast") -> Ready:
+    """Make what is missing, start what is stopped, and return when clients can use it. `say` is told each step."""
+    module_path()  # before anything is made: is it built?
+    with state.lock(places):
+        fleet = state.load(places)
+        cluster_id = (fleet.clusters[0] if fleet.clusters else state.create_cluster(places)).cluster_id
+        for number in range(len(_hsm_ids(places)), hsms):
+            _start(places, _hsm_ids(places))  # a new member gets the masking key from one that serves
+            say(f"Making HSM {number + 1} of {hsms}")
+            _start(places, [state.create_hsm(places, cluster_id, engine=engine).hsm_id])
+        say("Starting the HSMs")
+        _start(places, _hsm_ids(places))
+        _activate(places, cluster_id, say)
+        write_module_config(places)
+    return ready(places)
+
+
+def _hsm_ids(places: Places) -> list[str]:
+    return [hsm.hsm_id for hsm in state.load(places).only_cluster().hsms]
+
+
+def _start(places: Places, hsm_ids: list[str]) -> None:
+    for hsm_id in hsm_ids:
+        launch.start(places, hsm_id)
+    launch.wait_ready(places, hsm_ids)
+
+
+def _activate(places: Places, cluster_id: str, say: Callable[[str], None]) -> None:
+    """Set the admin's password and make the crypto user, unless that is done."""
+    admin = _kept(places, cluster_id, Role.ADMIN, "admin")
+    user = _kept(places, cluster_id, Role.CRYPTO_USER, USER)
+    with connect(places) as client:
+        if client.call(HsmInfoRequest()).state != b"ACTIVE":
+            say("Setting the admin's password")
+            client.call(ActivateRequest(password=admin.password.encode()))
+        if USER.encode() in client.call(UserListRequest()).names:
+            return
+        say(f"Making the crypto user {USER}")
+        login(client, admin)
+        client.call(
+            UserCreateRequest(name=USER.encode(), role=Role.CRYPTO_USER.number, password=user.password.encode())
+        )
+
+
+def _kept(places: Places, cluster_id: str, role: Role, name: str) -> Credential:
+    found = credentials.find(places, cluster_id, "", role, name)
+    if found is None:
+        found = Credential(cluster_id, "", name, role, credentials.new_password())
+        credentials.keep(places, found)
+    return found
+
+
+def write_module_config(places: Places) -> None:
+    """Write RUN/pkcs11.cfg, which every user may read."""
+    fleet = state.load(places)
+    content = modulecfg.document(places, fleet.only_cluster(), fleet.account, modulecfg.Options())
+    state.write_private(places.module_config, modulecfg.encoded(content), mode=0o644)
+
+
+def ready(places: Places) -> Ready:
+    """Return what clients need; HsmsimError if the simulator is not up."""
+    fleet = state.load(places)
+    cluster = fleet.only_cluster()
+    hsm_ids = tuple(hsm.hsm_id for hsm in cluster.hsms)
+    if not any(launch.is_running(places, hsm_id) for hsm_id in hsm_ids):
+        raise HsmsimError("The simulator is not running. Start it: hsmsim up --detach")
+    user = credentials.find(places, cluster.cluster_id, "", Role.CRYPTO_USER)
+    if user is None:
+        raise HsmsimError("The simulator was never started to its end. Start it: hsmsim up --detach")
+    return Ready(cluster.cluster_id, hsm_ids, module_path(), places.module_config, modulecfg.TOKEN, user.pin)
+
+
+def take_down(places: Places) -> list[str]:
+    """Stop every HSM of the state folder; return those that ran."""
+    with state.lock(places):
+        return launch.stop(places, [hsm.hsm_id for hsm in state.load(places).hsms()])
+
+
+def add_hsm(places: Places, *, engine: str = "fast") -> str:
+    """Make and start one more HSM of the cluster; return its id."""
+    with state.lock(places):
+        cluster = state.load(places).only_cluster()
+        if not any(launch.info(places, hsm.hsm_id) for hsm in cluster.hsms):
+            raise HsmsimError("A new HSM gets the cluster's masking key from one that serves, and none does. hsmsim up")
+        made = state.create_hsm(places, cluster.cluster_id, engine=engine)
+        _start(places, [made.hsm_id])
+        write_module_config(places)
+    return made.hsm_id

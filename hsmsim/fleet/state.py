@@ -1,0 +1,276 @@
+"""fleet.json: the clusters and HSMs of this state folder, and the folders that belong to them.
+
+Rules: one writer at a time (`edit` holds a lock and writes by rename); what an HSM process must read is owned by the
+account it runs as, everything else by us; nobody else gets into the state folder. Under root the HSMs run as the system
+user `hsmsim`, whose group may pass through the state folder (0710), not list it; else the folder is 0700.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import pwd
+import secrets
+import stat
+from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import structs
+
+from hsmsim import ids
+from hsmsim.config import softhsm_library
+from hsmsim.errors import HsmsimError
+from hsmsim.hsm import roots
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from hsmsim.config import Places
+
+ACCOUNT = "hsmsim"
+MODEL = "hsm2m.medium"
+SOCKET_PATH_LIMIT = 107  # sun_path is 108 bytes with its NUL
+
+
+class Hsm(msgspec.Struct, frozen=True):
+    """One HSM: `engine` is "fast" or "softhsm" (the reference)."""
+
+    hsm_id: str
+    engine: str = "fast"
+
+
+class Cluster(msgspec.Struct, frozen=True):
+    """One cluster and its HSMs in order of making."""
+
+    cluster_id: str
+    hsms: tuple[Hsm, ...] = ()
+    availability_check: bool = True
+
+
+class Fleet(msgspec.Struct, frozen=True):
+    """All of it. `account`: whom the HSM processes run as, empty for whoever starts them."""
+
+    account: str = ""
+    clusters: tuple[Cluster, ...] = ()
+
+    def cluster_of(self, hsm_id: str) -> Cluster:
+        """Return the cluster that has this HSM; HsmsimError if none has."""
+        for cluster in self.clusters:
+            if any(hsm.hsm_id == hsm_id for hsm in cluster.hsms):
+                return cluster
+        known = ", ".join(hsm.hsm_id for hsm in self.hsms()) or "none"
+        raise HsmsimError(f"There is no HSM {hsm_id}. The HSMs here are: {known}.")
+
+    def hsm(self, hsm_id: str) -> Hsm:
+        """Return the HSM of this id; HsmsimError if there is none."""
+        return next(hsm for hsm in self.cluster_of(hsm_id).hsms if hsm.hsm_id == hsm_id)
+
+    def hsms(self) -> tuple[Hsm, ...]:
+        """Return the HSMs of all clusters."""
+        return tuple(hsm for cluster in self.clusters for hsm in cluster.hsms)
+
+    def only_cluster(self) -> Cluster:
+        """Return the quickstart's cluster, the first; HsmsimError before the first `hsmsim up`."""
+        if not self.clusters:
+            raise HsmsimError("There is no cluster yet. Make one: hsmsim up --detach")
+        return self.clusters[0]
+
+
+# ---- reading and writing -----------------------------------------------------------------------------------------
+
+
+def load(places: Places) -> Fleet:
+    """Read fleet.json; an empty fleet if there is none."""
+    data = read_private(places.fleet_file)
+    if data is None:
+        return Fleet()
+    try:
+        return msgspec.json.decode(data, type=Fleet)
+    except msgspec.DecodeError as error:
+        raise HsmsimError(
+            f"{places.fleet_file} is damaged ({error}). Mend it, or remove the folder to start afresh."
+        ) from error
+
+
+def save(places: Places, fleet: Fleet) -> None:
+    """Write fleet.json; the caller holds `lock`."""
+    write_private(places.fleet_file, msgspec.json.format(msgspec.json.encode(fleet), indent=2) + b"\n")
+
+
+@contextmanager
+def lock(places: Places) -> Iterator[None]:
+    """Only one command at a time makes, starts or stops HSMs. Waits for the other."""
+    make_home(places)
+    descriptor = os.open(places.home / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def read_private(path: Path) -> bytes | None:
+    """Read one of our files, None if there is none; HsmsimError if it is another user's."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        raise HsmsimError(
+            f"{path} cannot be read ({error.strerror}). Whose is it? HSMSIM_HOME names another state folder."
+        ) from error
+    with open(descriptor, "rb") as file:  # noqa: PTH123 - a descriptor, not a path
+        return file.read()
+
+
+def write_private(path: Path, data: bytes, *, mode: int = 0o600, account: str = "") -> None:
+    """Write a whole file or nothing: a new file beside it, fsync, rename. It is the account's, if one is given."""
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor, not a path
+            os.fchmod(descriptor, mode)
+            _give(descriptor, account)
+            file.write(data)
+            file.flush()
+            os.fsync(descriptor)
+        beside.replace(path)
+    except BaseException:
+        beside.unlink(missing_ok=True)
+        raise
+
+
+# ---- accounts and folders ----------------------------------------------------------------------------------------
+
+
+def choose_account(places: Places) -> str:
+    """Return `hsmsim` where we are root, the account exists and can reach the folders; else empty."""
+    if os.geteuid() != 0:
+        return ""
+    try:
+        entry = pwd.getpwnam(ACCOUNT)
+    except KeyError:
+        return ""
+    above = {*places.home.parents, *places.run.parents}
+    return ACCOUNT if all(_passable(folder, entry) for folder in above if folder.exists()) else ""
+
+
+def _passable(folder: Path, entry: pwd.struct_passwd) -> bool:
+    found = folder.stat()
+    if found.st_uid == entry.pw_uid:
+        return bool(found.st_mode & stat.S_IXUSR)
+    if found.st_gid == entry.pw_gid:
+        return bool(found.st_mode & stat.S_IXGRP)
+    return bool(found.st_mode & stat.S_IXOTH)
+
+
+def uid_of(account: str) -> int:
+    """Return the uid that the HSM processes have; empty: ours."""
+    if not account:
+        return os.geteuid()
+    try:
+        return pwd.getpwnam(account).pw_uid
+    except KeyError:
+        raise HsmsimError(
+            f"The HSMs here belong to the system user {account}, which is gone. Make it: useradd --system {account}"
+        ) from None
+
+
+def _give(path: Path | int, account: str) -> None:
+    if account:
+        entry = pwd.getpwnam(account)
+        os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=isinstance(path, int))
+
+
+def make_home(places: Places, account: str = "") -> None:
+    """Make the state folder; HsmsimError if it is somebody else's or open to others."""
+    if not places.home.exists():
+        places.home.mkdir(mode=0o700, parents=True)
+    found = places.home.stat()
+    if found.st_uid != os.geteuid():
+        raise HsmsimError(f"{places.home} belongs to another user. Set HSMSIM_HOME to a folder of your own.")
+    if account:
+        os.chown(places.home, -1, pwd.getpwnam(account).pw_gid)
+        places.home.chmod(0o710)
+    elif stat.S_IMODE(found.st_mode) & ~0o710:
+        raise HsmsimError(f"{places.home} is open to others. Close it: chmod 700 {places.home}")
+
+
+def make_run(places: Places, account: str) -> None:
+    """Make the folder of sockets; HsmsimError if another user made it or may write to it, or its name is too long."""
+    longest = places.socket("hsm-" + "x" * 11)
+    if len(os.fsencode(longest)) > SOCKET_PATH_LIMIT:
+        raise HsmsimError(
+            f"A socket's path has {SOCKET_PATH_LIMIT} bytes at most; {longest} has more. Shorten HSMSIM_RUN."
+        )
+    with suppress(FileExistsError):
+        places.run.mkdir(parents=True)
+        places.run.chmod(0o755)
+        _give(places.run, account)
+    found = places.run.lstat()
+    if not stat.S_ISDIR(found.st_mode) or found.st_uid not in {os.geteuid(), uid_of(account)} or found.st_mode & 0o022:
+        raise HsmsimError(
+            f"{places.run} can be changed by another user, so no HSM may listen there. Remove it, or set HSMSIM_RUN."
+        )
+    if found.st_uid != uid_of(account):
+        _give(places.run, account)
+
+
+def _make_parent(folder: Path, account: str) -> None:
+    """Make the folder of all clusters or all HSMs; it stays ours, the account may pass through."""
+    folder.parent.mkdir(mode=0o700, exist_ok=True)
+    folder.parent.chmod(0o711 if account else 0o700)
+
+
+# ---- making clusters and HSMs ------------------------------------------------------------------------------------
+
+
+def create_cluster(places: Places, *, availability_check: bool = True) -> Cluster:
+    """Make an empty cluster; its first HSM brings it to life. The caller holds `lock`."""
+    fleet = load(places)
+    account = fleet.account if fleet.clusters else choose_account(places)
+    make_home(places, account)
+    cluster = Cluster(ids.new_cluster_id(), availability_check=availability_check)
+    folder = places.cluster_folder(cluster.cluster_id)
+    _make_parent(folder, account)
+    folder.mkdir(mode=0o700)
+    _give(folder, account)
+    save(places, Fleet(account, (*fleet.clusters, cluster)))
+    return cluster
+
+
+def create_hsm(places: Places, cluster_id: str, *, engine: str = "fast") -> Hsm:
+    """Make an HSM of a cluster: its seed, certificates and configuration. The caller holds `lock` and starts it."""
+    fleet = load(places)
+    cluster = next(one for one in fleet.clusters if one.cluster_id == cluster_id)
+    hsm = Hsm(ids.new_hsm_id(), engine)
+    folder = places.hsm_folder(hsm.hsm_id)
+    _make_parent(folder, fleet.account)
+    roots.manufacture(places.home, hsm.hsm_id)
+    for path in (*folder.iterdir(), folder):
+        _give(path, fleet.account)
+    write_config(places, cluster, hsm, fleet.account)
+    grown = structs.replace(cluster, hsms=(*cluster.hsms, hsm))
+    save(places, structs.replace(fleet, clusters=tuple(grown if one is cluster else one for one in fleet.clusters)))
+    return hsm
+
+
+def write_config(places: Places, cluster: Cluster, hsm: Hsm, account: str) -> None:
+    """Write the HSM's config.json; at each start again, so that a moved state folder or library works."""
+    folder = places.hsm_folder(hsm.hsm_id)
+    database = places.cluster_folder(cluster.cluster_id) / "cluster.db"
+    config = {
+        "hsm_id": hsm.hsm_id,
+        "cluster_id": cluster.cluster_id,
+        "database_url": f"sqlite:///{database}",
+        "socket": str(places.socket(hsm.hsm_id)),
+        "folder": str(folder),
+        "engine": hsm.engine,
+        "softhsm_library": str(softhsm_library()),
+        "availability_check": cluster.availability_check,
+        "model": MODEL,
+        "workers": 0,
+    }
+    write_private(folder / "config.json", msgspec.json.format(msgspec.json.encode(config), indent=2), account=account)

@@ -1,0 +1,92 @@
+"""A client of an HSM in Python: one connection, one call at a time. What the command line uses.
+
+`HsmClient(path)` connects; `HsmClient.connect(path, partition)` also says HELLO. A CK_RV other than CKR_OK is a
+CkrError, a broken connection an OSError.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any, Final, Self
+
+from hsmsim.errors import CkrError
+from hsmsim.hsm.cryptoki import CKR, ERROR_TEXT
+from hsmsim.hsm.messages import OPS, HelloRequest, LoginRequest
+from hsmsim.hsm.wire import RESPONSE, Header
+
+if TYPE_CHECKING:
+    from os import PathLike
+    from types import TracebackType
+
+    from hsmsim.hsm.messages import HelloResponse, LoginResponse
+
+VERSION: Final = 1
+SECONDS: Final = 60.0
+_OP_OF: Final = {info.request_type: info for info in OPS.values()}
+
+
+class HsmClient:
+    """An open connection."""
+
+    def __init__(self, path: str | PathLike[str], *, seconds: float = SECONDS) -> None:
+        self._seq = 0
+        self.hello: HelloResponse | None = None
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._socket.settimeout(seconds)
+        try:
+            self._socket.connect(str(path))
+        except OSError:
+            self._socket.close()
+            raise
+
+    @classmethod
+    def connect(cls, path: str | PathLike[str], partition: str = "", *, profile: int = 0, seconds: float = SECONDS) -> Self:
+        """Connect and say HELLO to a partition (empty: the first). CkrError CKR_TOKEN_NOT_PRESENT: there is none."""
+        client = cls(path, seconds=seconds)
+        try:
+            client.hello = client.call(HelloRequest(VERSION, profile, partition.encode(), b"", b""))
+        except (OSError, CkrError):
+            client.close()
+            raise
+        return client
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._socket.close()
+
+    def call(self, request: Any, session: int = 0) -> Any:
+        """Send a request of hsmsim.hsm.messages and return its response."""
+        info = _OP_OF[type(request)]
+        self._seq += 1
+        payload = request.encode()
+        self._socket.sendall(Header(len(payload), info.code, self._seq, session).encode() + payload)
+        header = Header.decode(self._receive(Header.SIZE))
+        content = self._receive(header.length)
+        if header.op != info.code | RESPONSE or header.seq != self._seq:
+            raise ConnectionError(f"this is no answer to {info.name}")
+        if header.word != CKR.OK:
+            text = ERROR_TEXT.get(header.word, "")
+            raise CkrError(header.word, text or f"{info.name} was answered with CK_RV 0x{header.word:08X}")
+        return info.response_type.decode(content)
+
+    def login(self, name: str, password: str, user_type: int) -> LoginResponse:
+        """Log in: CKU_SO for admins, CKU_USER for crypto users."""
+        answer: LoginResponse = self.call(LoginRequest(user_type, name.encode(), password.encode()))
+        return answer
+
+    def _receive(self, length: int) -> bytes:
+        received = bytearray()
+        while len(received) < length:
+            part = self._socket.recv(length - len(received))
+            if not part:
+                raise ConnectionResetError("the HSM closed the connection")
+            received += part
+        return bytes(received)

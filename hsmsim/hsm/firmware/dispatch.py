@@ -1,0 +1,134 @@
+"""From a request to its handler and back: the one place where an error becomes a CK_RV.
+
+Handlers are functions (state, client, request) -> response message. They raise CkrError; a payload that does not parse
+is CKR_ARGUMENTS_BAD, a database that is away CKR_DEVICE_ERROR. Anything else is a defect: it is logged with its trace
+and the client gets CKR_GENERAL_ERROR, the HSM goes on.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from typing import TYPE_CHECKING, Final
+
+from hsmsim.errors import CkrError, StorageError
+from hsmsim.hsm.cryptoki import CKR
+from hsmsim.hsm.engine import CLIENT_GONE
+from hsmsim.hsm.firmware import connections, keys, objects, users
+from hsmsim.hsm.messages import OPS, Op
+from hsmsim.hsm.wire import WireError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hsmsim.hsm.engine import Request
+    from hsmsim.hsm.firmware.state import Client, State
+    from hsmsim.hsm.wire import Message
+
+    Handler = Callable[[State, Client, Request], Message]
+
+_LOG = logging.getLogger(__name__)
+
+HANDLERS: Final[dict[int, Handler]] = {
+    Op.TOKEN_INFO: connections.token_info,
+    Op.OPEN_SESSIONS: connections.open_sessions,
+    Op.CLOSE_SESSIONS: connections.close_sessions,
+    Op.LOGIN: users.login,
+    Op.LOGIN_TICKET: users.login_ticket,
+    Op.LOGOUT: users.logout,
+    Op.SET_PASSWORD: users.set_password,
+    Op.CREATE_OBJECT: objects.create_object,
+    Op.COPY_OBJECT: objects.copy_object,
+    Op.DESTROY_OBJECT: objects.destroy_object,
+    Op.OBJECT_SIZE: objects.object_size,
+    Op.SET_ATTRIBUTES: objects.set_attributes,
+    Op.FIND: objects.find,
+    Op.KEY_FACTS: objects.key_facts,
+    Op.GENERATE_KEY: keys.generate_key,
+    Op.GENERATE_KEY_PAIR: keys.generate_key_pair,
+    Op.WRAP_KEY: keys.wrap_key,
+    Op.UNWRAP_KEY: keys.unwrap_key,
+    Op.DERIVE_KEY: keys.derive_key,
+    Op.ACTIVATE: users.activate,
+    Op.USER_CREATE: users.user_create,
+    Op.USER_LIST: users.user_list,
+    Op.USER_DELETE: users.user_delete,
+    Op.USER_PASSWORD: users.user_password,
+    Op.PARTITION_CREATE: users.partition_create,
+    Op.PARTITION_LIST: users.partition_list,
+    Op.KEY_SHARE: objects.key_share,
+    Op.KEY_UNSHARE: objects.key_unshare,
+    Op.KEY_USERS: objects.key_users,
+}
+PEERS: Final = frozenset({Op.PEER_HELLO, Op.PEER_PROVE, Op.PEER_SYNC, Op.PEER_BEAT, Op.JOIN})
+WAIT_MS: Final = 500
+
+
+def serve(state: State) -> None:
+    """One dispatcher thread: until the engine stops."""
+    while True:
+        try:
+            request = state.engine.next(WAIT_MS)
+        except EOFError:
+            return
+        if request is None:
+            continue
+        if request.op == CLIENT_GONE:
+            connections.gone(state, request.client)
+        else:
+            _answer(state, request)
+
+
+def _answer(state: State, request: Request) -> None:
+    try:
+        _run(state, request)
+    except CkrError as error:
+        _LOG.log(logging.INFO if request.op in PEERS else logging.DEBUG, "%s: %s", OPS[request.op].name, error)
+        state.engine.reply(request.id, error.rv)
+    except WireError as error:
+        _LOG.info("%s does not parse: %s", OPS[request.op].name, error)
+        state.engine.reply(request.id, CKR.ARGUMENTS_BAD)
+    except StorageError as error:
+        _LOG.error("%s: %s", OPS[request.op].name, error)  # noqa: TRY400 - the sentence says it
+        state.engine.reply(request.id, CKR.DEVICE_ERROR)
+    except Exception:
+        _LOG.exception("%s failed", OPS[request.op].name)
+        state.engine.reply(request.id, CKR.GENERAL_ERROR)
+
+
+def _run(state: State, request: Request) -> None:
+    op = request.op
+    if op in PEERS:
+        state.engine.reply(request.id, CKR.OK, state.links.handle(request, state.engine))
+    elif op == Op.HSM_INFO:
+        state.engine.reply(request.id, CKR.OK, connections.hsm_info(state, request).encode())
+    elif op == Op.HELLO:
+        state.engine.reply(request.id, CKR.OK, connections.hello(state, request).encode())
+    elif request.miss:
+        _run_missed(state, request)
+    elif op == Op.GET_ATTRIBUTES:
+        rv, payload, splices = objects.get_attributes(state, state.client(request.client), request)
+        if splices:
+            state.engine.reply_spliced(request.id, rv, payload, splices)
+        else:
+            state.engine.reply(request.id, rv, payload)
+    else:
+        client = state.client(request.client)
+        state.engine.reply(request.id, CKR.OK, HANDLERS[op](state, client, request).encode())
+
+
+def _run_missed(state: State, request: Request) -> None:
+    client = state.client(request.client)
+    found = keys.load_for(state, client, request)
+    if state.settings.reference and state.vault.runs(request, found.row):
+        state.engine.reply(request.id, CKR.OK, state.vault.run(request, found.row))
+    else:
+        state.engine.retry(request.id)
+
+
+def start(state: State, count: int) -> list[threading.Thread]:
+    """Dispatcher threads."""
+    threads = [threading.Thread(target=serve, args=(state,), name=f"firmware {n}", daemon=True) for n in range(count)]
+    for thread in threads:
+        thread.start()
+    return threads

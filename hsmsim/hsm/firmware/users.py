@@ -1,0 +1,379 @@
+"""Users as CloudHSM has them: names, passwords, logins, lockout.
+
+Names are case-insensitive, up to 31 characters of letters, digits and '_', shown in lower case. Passwords have 8 to 32
+bytes without ':'; they are only ever seen by the engine, which hashes them (scrypt). Five bad logins in a row on an HSM
+lock the user there until an admin sets a new password. A login gives a ticket that every HSM of the cluster takes
+after a failover, for the same process and as long as the password stays.
+"""
+
+from __future__ import annotations
+
+import hmac
+import re
+import secrets
+import struct
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from hsmsim.cluster.model import (
+    ACTIVE,
+    FIRST_PARTITION,
+    INITIALIZED,
+    ROLE_ADMIN,
+    ROLE_APPLIANCE_USER,
+    ROLE_CRYPTO_USER,
+    AuditEntry,
+    PartitionRow,
+    UserRow,
+    new_key,
+)
+from hsmsim.errors import CkrError
+from hsmsim.hsm.cryptoki import CKR, CKU
+from hsmsim.hsm.firmware import connections
+from hsmsim.hsm.messages import (
+    ActivateRequest,
+    ActivateResponse,
+    LoginRequest,
+    LoginResponse,
+    LoginTicketRequest,
+    LoginTicketResponse,
+    LogoutResponse,
+    PartitionCreateRequest,
+    PartitionCreateResponse,
+    PartitionListResponse,
+    SetPasswordRequest,
+    SetPasswordResponse,
+    UserCreateRequest,
+    UserCreateResponse,
+    UserDeleteRequest,
+    UserDeleteResponse,
+    UserListResponse,
+    UserPasswordRequest,
+    UserPasswordResponse,
+)
+from hsmsim.hsm.wire import Secret, located
+
+if TYPE_CHECKING:
+    from hsmsim.cluster.model import Row
+    from hsmsim.hsm.engine import Request
+    from hsmsim.hsm.firmware.state import Client, State
+
+NAME: Final = re.compile(r"[A-Za-z0-9_]{1,31}")
+PASSWORD_MIN: Final = 8
+PASSWORD_MAX: Final = 32
+ATTEMPTS: Final = 5
+USERS_MAX: Final = 1024
+SALT_BYTES: Final = 16
+TICKET_SECONDS: Final = 30 * 24 * 3600
+_TICKET: Final = struct.Struct("<QQQQQ")
+_UNKNOWN_COUNT: Final = 0xFFFFFFFFFFFFFFFF
+_ROLE_OF: Final = {CKU.USER: ROLE_CRYPTO_USER, CKU.SO: ROLE_ADMIN}
+
+
+# ---- passwords ---------------------------------------------------------------------------------------------------------
+
+
+def _hash(state: State, request: Request, secret: Secret, salt: bytes) -> bytes:
+    with state.hashing:
+        return state.engine.password_hash(request.id, secret.offset, secret.length, salt)
+
+
+def _new_password(state: State, request: Request, secret: Secret) -> tuple[bytes, bytes]:
+    """Salt and hash of a password that keeps the rules."""
+    if not PASSWORD_MIN <= secret.length <= PASSWORD_MAX:
+        raise CkrError(CKR.PIN_LEN_RANGE, f"a password has {PASSWORD_MIN} to {PASSWORD_MAX} characters")
+    if state.engine.secret_contains(request.id, secret.offset, secret.length, ord(":")):
+        raise CkrError(CKR.PIN_INVALID, "a password has no ':'")
+    salt = secrets.token_bytes(SALT_BYTES)
+    return salt, _hash(state, request, secret, salt)
+
+
+def _matches(state: State, request: Request, secret: Secret, user: UserRow) -> bool:
+    return hmac.compare_digest(_hash(state, request, secret, user.salt), user.password_hash)
+
+
+# ---- login ----------------------------------------------------------------------------------------------------------------
+
+
+def _started(pid: int) -> int:
+    """When a process started, in clock ticks since boot (proc(5)); 0 if it is gone."""
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19])
+    except (FileNotFoundError, ProcessLookupError):
+        return 0
+
+
+def _ticket(state: State, client: Client, user: UserRow) -> bytes:
+    expires = int(state.clock.real()) + TICKET_SECONDS
+    body = _TICKET.pack(user.id, user.password_version, client.pid, _started(client.pid), expires)
+    return body + state.engine.mac("ticket", body)
+
+
+def _enter(state: State, client: Client, user: UserRow) -> None:
+    """The client is this user from here on. The caller holds the client's lock."""
+    if user.role == ROLE_ADMIN and not all(client.sessions.values()):
+        raise CkrError(CKR.SESSION_READ_ONLY_EXISTS, "an admin needs read/write sessions only")
+    state.engine.client_user(client.id, user.id, user.role)
+    client.user, client.role = user.id, user.role
+    state.engine.epoch_bump()
+
+
+def login(state: State, client: Client, request: Request) -> LoginResponse:
+    """C_Login."""
+    message = LoginRequest.decode(request.payload)
+    state.require_active()
+    role = _ROLE_OF.get(CKU(message.user_type)) if message.user_type in (CKU.USER, CKU.SO) else None
+    if role is None:
+        raise CkrError(CKR.USER_TYPE_INVALID, "log in as CKU_USER, or as an admin with CKU_SO")
+    with client.lock:
+        if client.user:
+            other = CKR.USER_ALREADY_LOGGED_IN if client.role == role else CKR.USER_ANOTHER_ALREADY_LOGGED_IN
+            raise CkrError(other, "somebody is logged in already")
+        if not client.sessions:
+            raise CkrError(CKR.SESSION_HANDLE_INVALID, "open a session first")
+        user = _authenticate(state, client, request, message, role)
+        _enter(state, client, user)
+        return LoginResponse(_ticket(state, client, user), user.id, user.role)
+
+
+def _authenticate(state: State, client: Client, request: Request, message: LoginRequest, role: int) -> UserRow:
+    name = message.user.decode("utf-8", "replace").lower()
+    secret = located(message.password)
+    user = state.replica.user_named(client.partition, name)
+    if user is None or user.role != role or not user.password_hash:
+        _hash(state, request, secret, bytes(SALT_BYTES))  # an unknown name takes as long as a wrong password
+        state.replica.audit(AuditEntry("LOGIN", name[:31], role, CKR.PIN_INCORRECT, 0, "no such user"))
+        raise CkrError(CKR.PIN_INCORRECT, "user or password is wrong")
+    failures = state.replica.failures(user.id)
+    if failures >= ATTEMPTS:
+        state.replica.audit(AuditEntry("LOGIN", user.name, role, CKR.PIN_LOCKED, user.id, "locked"))
+        raise CkrError(CKR.PIN_LOCKED, "locked after five bad logins; an admin sets a new password")
+    if not _matches(state, request, secret, user):
+        bad = AuditEntry("LOGIN", user.name, role, CKR.PIN_INCORRECT, user.id, "wrong password")
+        with state.lock:
+            state.replica.set_failures(user.id, state.replica.failures(user.id) + 1, bad)
+        raise CkrError(CKR.PIN_INCORRECT, "user or password is wrong")
+    good = AuditEntry("LOGIN", user.name, role, 0, user.id, "")
+    if failures:
+        state.replica.set_failures(user.id, 0, good)
+    else:
+        state.replica.audit(good)
+    return user
+
+
+def login_ticket(state: State, client: Client, request: Request) -> LoginTicketResponse:
+    """After a failover: the same process, the same password, no hash."""
+    ticket = LoginTicketRequest.decode(request.payload).ticket
+    body, seal = ticket[: _TICKET.size], ticket[_TICKET.size :]
+    expired = CkrError(CKR.PIN_EXPIRED, "the ticket is not good any more; log in with the password")
+    if len(body) != _TICKET.size or not hmac.compare_digest(state.engine.mac("ticket", body), seal):
+        raise expired
+    user_id, password_version, pid, started, expires = _TICKET.unpack(body)
+    user = state.replica.users.get(user_id)
+    same_process = pid == client.pid and started == _started(client.pid)
+    if user is None or user.password_version != password_version or not same_process or expires < state.clock.real():
+        raise expired
+    if user.partition_id != client.partition:
+        raise expired
+    with client.lock:
+        if client.user:
+            raise CkrError(CKR.USER_ALREADY_LOGGED_IN, "somebody is logged in already")
+        _enter(state, client, user)
+        state.replica.audit(AuditEntry("LOGIN", user.name, user.role, 0, user.id, "by ticket"))
+        return LoginTicketResponse(_ticket(state, client, user), user.id, user.role)
+
+
+def logout(state: State, client: Client, _request: Request) -> LogoutResponse:
+    """C_Logout."""
+    with client.lock:
+        entry = state.entry(client, "LOGOUT", client.user)
+        connections.log_out(state, client)
+    state.replica.audit(entry)
+    return LogoutResponse()
+
+
+# ---- management ----------------------------------------------------------------------------------------------------------------
+
+
+def activate(state: State, client: Client, request: Request) -> ActivateResponse:
+    """The first admin's password, once."""
+    salt, digest = _new_password(state, request, located(ActivateRequest.decode(request.payload).password))
+
+    def build(_version: int) -> list[Row]:
+        admin = state.replica.user_named(FIRST_PARTITION, "admin")
+        if state.replica.cluster.state != INITIALIZED or admin is None or admin.password_hash:
+            raise CkrError(CKR.FUNCTION_REJECTED, "the cluster is active already")
+        return [
+            replace(admin, salt=salt, password_hash=digest, password_version=admin.password_version + 1),
+            replace(state.replica.cluster, state=ACTIVE),
+        ]
+
+    if client.partition != FIRST_PARTITION:
+        raise CkrError(CKR.FUNCTION_REJECTED, "the first partition's admin is activated")
+    state.revoke(build, AuditEntry("ACTIVATE", "admin", ROLE_ADMIN, 0, 0, ""))
+    return ActivateResponse()
+
+
+def _require_admin(client: Client) -> None:
+    if not client.admin:
+        raise CkrError(CKR.USER_NOT_LOGGED_IN, "this is an admin's to do")
+
+
+def _name(raw: bytes) -> str:
+    name = raw.decode("utf-8", "replace")
+    if not NAME.fullmatch(name):
+        raise CkrError(CKR.ARGUMENTS_BAD, "a name has 1 to 31 letters, digits and '_'")
+    return name.lower()
+
+
+def user_create(state: State, client: Client, request: Request) -> UserCreateResponse:
+    """An admin makes a user."""
+    message = UserCreateRequest.decode(request.payload)
+    _require_admin(client)
+    name = _name(message.name)
+    if message.role not in (ROLE_ADMIN, ROLE_CRYPTO_USER):
+        raise CkrError(CKR.USER_TYPE_INVALID, "a new user is an admin or a crypto user")
+    salt, digest = _new_password(state, request, located(message.password))
+
+    def build(version: int) -> list[Row]:
+        if state.replica.user_named(client.partition, name) is not None:
+            raise CkrError(CKR.USER_TOO_MANY_TYPES, f"there is a user {name} already")
+        if sum(user.partition_id == client.partition for user in list(state.replica.users.values())) >= USERS_MAX:
+            raise CkrError(CKR.DEVICE_MEMORY, f"a partition has at most {USERS_MAX} users")
+        return [UserRow(new_key(version, 0), client.partition, name, message.role, salt, digest, 1)]
+
+    version = state.grant(build, state.entry(client, "USER_CREATE", 0, name))
+    state.links.announce(version, "one")  # so that a login right after this one finds the user anywhere
+    return UserCreateResponse(new_key(version, 0))
+
+
+def user_list(state: State, client: Client, _request: Request) -> UserListResponse:
+    """Who is there."""
+    rows = sorted(
+        (user for user in list(state.replica.users.values()) if user.partition_id == client.partition), key=lambda u: u.name
+    )
+    return UserListResponse(
+        tuple(user.name.encode() for user in rows),
+        tuple(user.role for user in rows),
+        tuple(state.replica.failures(user.id) for user in rows),
+        tuple(user.id for user in rows),
+    )
+
+
+def _target(state: State, client: Client, raw: bytes, role: int) -> UserRow:
+    user = state.replica.user_named(client.partition, _name(raw))
+    if user is None or user.role != role:
+        raise CkrError(CKR.ARGUMENTS_BAD, "there is no such user in this role")
+    return user
+
+
+def user_delete(state: State, client: Client, request: Request) -> UserDeleteResponse:
+    """An admin deletes a user who owns no keys and is not logged in."""
+    message = UserDeleteRequest.decode(request.payload)
+    _require_admin(client)
+    user = _target(state, client, message.name, message.role)
+    if user.role == ROLE_APPLIANCE_USER or any(one.user == user.id for one in list(state.clients.values())):
+        raise CkrError(CKR.FUNCTION_REJECTED, f"{user.name} is logged in, or is the HSM's own")
+
+    def build(_version: int) -> list[Row]:
+        current = state.replica.users.get(user.id)
+        if current is None:
+            raise CkrError(CKR.ARGUMENTS_BAD, "the user is gone")
+        if state.replica.owned(user.id):
+            raise CkrError(CKR.FUNCTION_REJECTED, f"{user.name} owns keys: delete them first")
+        admins = [one for one in list(state.replica.users.values()) if one.partition_id == client.partition and one.role == ROLE_ADMIN]
+        if user.role == ROLE_ADMIN and len(admins) == 1:
+            raise CkrError(CKR.FUNCTION_REJECTED, "the last admin stays")
+        return [replace(current, deleted=True)]
+
+    state.revoke(build, state.entry(client, "USER_DELETE", user.id, user.name))
+    return UserDeleteResponse()
+
+
+def _change_password(state: State, client: Client, user: UserRow, salt: bytes, digest: bytes) -> None:
+    def build(_version: int) -> list[Row]:
+        current = state.replica.users.get(user.id)
+        if current is None:
+            raise CkrError(CKR.ARGUMENTS_BAD, "the user is gone")
+        return [replace(current, salt=salt, password_hash=digest, password_version=current.password_version + 1)]
+
+    state.revoke(build, state.entry(client, "USER_PASSWORD", user.id, user.name))
+
+
+def user_password(state: State, client: Client, request: Request) -> UserPasswordResponse:
+    """An admin sets anybody's password, which unlocks; a user the own."""
+    message = UserPasswordRequest.decode(request.payload)
+    user = _target(state, client, message.name, message.role)
+    own = user.id == client.user
+    if not own:
+        _require_admin(client)
+        if any(one.user == user.id for one in list(state.clients.values())):
+            raise CkrError(CKR.FUNCTION_REJECTED, f"{user.name} is logged in")
+    salt, digest = _new_password(state, request, located(message.password))
+    _change_password(state, client, user, salt, digest)
+    return UserPasswordResponse()
+
+
+def set_password(state: State, client: Client, request: Request) -> SetPasswordResponse:
+    """C_SetPIN."""
+    message = SetPasswordRequest.decode(request.payload)
+    user = state.user_of(client)
+    if not client.session(request.session):
+        raise CkrError(CKR.SESSION_READ_ONLY, "a read/write session is needed")
+    if not _matches(state, request, located(message.old), user):
+        raise CkrError(CKR.PIN_INCORRECT, "the old password is wrong")
+    salt, digest = _new_password(state, request, located(message.new))
+    _change_password(state, client, user, salt, digest)
+    return SetPasswordResponse()
+
+
+def unlock(state: State, user: UserRow) -> None:
+    """A new password came: this HSM's count of bad logins starts again."""
+    if state.replica.failures(user.id):
+        state.replica.set_failures(user.id, 0)
+
+
+# ---- partitions ---------------------------------------------------------------------------------------------------------------------
+
+
+def partition_create(state: State, client: Client, request: Request) -> PartitionCreateResponse:
+    """An admin of the first partition makes another, with an admin of its own."""
+    message = PartitionCreateRequest.decode(request.payload)
+    _require_admin(client)
+    if client.partition != FIRST_PARTITION:
+        raise CkrError(CKR.FUNCTION_REJECTED, "partitions are made by an admin of the first one")
+    name = _name(message.name)
+    salt, digest = _new_password(state, request, located(message.password))
+
+    def build(version: int) -> list[Row]:
+        if any(row.name == name for row in list(state.replica.partitions.values())):
+            raise CkrError(CKR.USER_TOO_MANY_TYPES, f"there is a partition {name} already")
+        partition = new_key(version, 0)
+        return [
+            PartitionRow(partition, name),
+            UserRow(new_key(version, 1), partition, "admin", ROLE_ADMIN, salt, digest, 1),
+            UserRow(new_key(version, 2), partition, "app_user", ROLE_APPLIANCE_USER, b"", b"", 0),
+        ]
+
+    version = state.grant(build, state.entry(client, "PARTITION_CREATE", 0, name))
+    state.links.announce(version, "one")
+    return PartitionCreateResponse(new_key(version, 0))
+
+
+def partition_list(state: State, client: Client, _request: Request) -> PartitionListResponse:
+    """Every partition; counts for those who may know."""
+    rows = sorted(state.replica.partitions.values(), key=lambda row: row.id)
+    all_counts = client.admin and client.partition == FIRST_PARTITION
+
+    def count(rows_of: object, partition: int) -> int:
+        if not all_counts and partition != client.partition:
+            return _UNKNOWN_COUNT
+        return sum(row.partition_id == partition for row in list(rows_of.values()))  # type: ignore[attr-defined]
+
+    return PartitionListResponse(
+        tuple(row.name.encode() for row in rows),
+        tuple(row.id for row in rows),
+        tuple(count(state.replica.users, row.id) for row in rows),
+        tuple(count(state.replica.objects, row.id) for row in rows),
+    )

@@ -1,0 +1,88 @@
+"""One connection from an HSM to another one's socket: frames, one at a time, each with a deadline.
+
+Rules: any failure (refused, closed, late, malformed) is a LinkError and the connection is closed; a CK_RV other than
+OK is a CkrError and the connection stays.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+
+from hsmsim.errors import CkrError, HsmsimError
+from hsmsim.hsm.messages import MAX_FRAME_OPEN, Op
+from hsmsim.hsm.wire import RESPONSE, Header, WireError
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from hsmsim.hsm.wire import Message
+
+_Answer = TypeVar("_Answer", bound="Message")
+VERSION: Final = 1
+
+
+class LinkError(HsmsimError):
+    """The other HSM does not answer, or not as one."""
+
+
+class Link:
+    """An open connection. timeout: seconds for each call."""
+
+    def __init__(self, path: str, timeout: float) -> None:
+        self._timeout = timeout
+        self._sequence = 0
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+        self._socket.settimeout(timeout)
+        try:
+            self._socket.connect(path)
+        except (OSError, ValueError, TypeError) as error:  # the path comes out of a table
+            self.close()
+            raise LinkError(f"{path!r}: {error}") from error
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def call(self, op: Op, request: Message, answer: type[_Answer]) -> _Answer:
+        """Send a request and return its answer."""
+        try:
+            return self._call(op, request, answer)
+        except (OSError, WireError) as error:
+            self.close()
+            raise LinkError(str(error)) from error
+
+    def _call(self, op: Op, request: Message, answer: type[_Answer]) -> _Answer:
+        deadline = time.monotonic() + self._timeout
+        self._sequence += 1
+        payload = request.encode()
+        self._socket.settimeout(self._timeout)
+        self._socket.sendall(Header(len(payload), op, self._sequence).encode() + payload)
+        header = Header.decode(self._receive(Header.SIZE, deadline))
+        if header.op != op | RESPONSE or header.seq != self._sequence or header.length > MAX_FRAME_OPEN:
+            raise WireError(f"this is no answer to {op.name}")
+        content = self._receive(header.length, deadline)
+        if header.word != 0:
+            raise CkrError(header.word, f"{op.name} was answered with CK_RV 0x{header.word:08X}")
+        return answer.decode(content)
+
+    def _receive(self, length: int, deadline: float) -> bytes:
+        received = bytearray()
+        while len(received) < length:
+            self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
+            part = self._socket.recv(length - len(received))
+            if not part:
+                raise ConnectionResetError("the connection was closed")
+            received += part
+        return bytes(received)
+
+    def close(self) -> None:
+        """Close the connection; again is harmless."""
+        with suppress(OSError):
+            self._socket.close()

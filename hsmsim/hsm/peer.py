@@ -1,0 +1,140 @@
+"""The link to one other HSM: a thread that proves, beats and announces."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import secrets
+import threading
+from typing import TYPE_CHECKING, Final
+
+from hsmsim.errors import CkrError, StorageError
+from hsmsim.hsm.link import VERSION, Link, LinkError
+from hsmsim.hsm.messages import (
+    HelloRequest,
+    HelloResponse,
+    Op,
+    PeerBeatRequest,
+    PeerBeatResponse,
+    PeerHelloRequest,
+    PeerHelloResponse,
+    PeerProveRequest,
+    PeerProveResponse,
+    PeerSyncRequest,
+    PeerSyncResponse,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from hsmsim.clock import Clock
+    from hsmsim.cluster.model import Keyring, MemberRow
+    from hsmsim.cluster.replica import Replica
+
+_LOG = logging.getLogger(__name__)
+
+BEAT_NS: Final = 250_000_000
+NONCE_BYTES: Final = 32
+TIMEOUT_S: Final = 1.0
+
+
+def proof(
+    keyring: Keyring, replica: Replica, role: str, initiator: str, responder: str, theirs: bytes, ours: bytes
+) -> bytes:
+    """Return the MAC that an end shows; `role` keeps one end's proof from being the other's. Fields have one length."""
+    text = f"hsmsim peer 1|{role}|{replica.cluster_id}|{initiator}|{responder}|".encode()
+    return keyring.mac("peer", text + theirs + ours)
+
+
+class Peer:
+    """One other member, as seen from here."""
+
+    def __init__(
+        self, row: MemberRow, replica: Replica, keyring: Keyring, clock: Clock, heard: Callable[[], None]
+    ) -> None:
+        self.hsm_id = row.hsm_id
+        self.socket = row.socket
+        self.applied = 0  # the highest version that it says it has applied
+        self.heard = 0  # start of the last exchange after which this HSM was up to date with it; monotonic ns
+        self.linked = False
+        self._replica = replica
+        self._keyring = keyring
+        self._clock = clock
+        self._on_heard = heard
+        self._wanted = 0
+        self._told_down = False
+        self._wake = threading.Condition()
+        self._stopping = False
+        self._thread = threading.Thread(target=self._run, name=f"peer {row.hsm_id}", daemon=True)
+
+    def start(self) -> None:
+        """Begin."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """End soon."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+
+    def want(self, version: int) -> None:
+        """Have this version told as soon as possible."""
+        with self._wake:
+            if version > self._wanted:
+                self._wanted = version
+                self._wake.notify()
+
+    def alive(self, now: int, within: int) -> bool:
+        """Whether it answered within so many nanoseconds."""
+        return now - self.heard < within
+
+    def _run(self) -> None:
+        while not self._stopping:
+            try:
+                with Link(self.socket, TIMEOUT_S) as link:
+                    self._prove(link)
+                    self.linked = True
+                    self._told_down = False
+                    self._talk(link)
+            except (LinkError, CkrError, StorageError) as error:
+                if not self._told_down:
+                    _LOG.info("No link to %s: %s", self.hsm_id, error)
+                self._told_down = True
+            finally:
+                self.linked = False
+            self._pause(told=True)
+
+    def _prove(self, link: Link) -> None:
+        hello = link.call(Op.HELLO, HelloRequest(VERSION, 0, b"", b"", b""), HelloResponse)
+        if hello.hsm_id.decode("ascii", "replace") != self.hsm_id:
+            raise LinkError(f"another HSM listens at {self.socket}")
+        nonce = secrets.token_bytes(NONCE_BYTES)
+        ids = (self._replica.hsm_id, self.hsm_id)
+        answer = link.call(Op.PEER_HELLO, PeerHelloRequest(self._replica.hsm_id.encode(), nonce), PeerHelloResponse)
+        expected = proof(self._keyring, self._replica, "responder", *ids, nonce, answer.nonce)
+        if len(answer.nonce) != NONCE_BYTES or not hmac.compare_digest(answer.proof, expected):
+            raise LinkError(f"{self.socket} does not have the cluster's masking key")
+        ours = proof(self._keyring, self._replica, "initiator", *ids, nonce, answer.nonce)
+        link.call(Op.PEER_PROVE, PeerProveRequest(ours), PeerProveResponse)
+
+    def _talk(self, link: Link) -> None:
+        while not self._stopping:
+            start = self._clock.monotonic_ns()
+            wanted = self._wanted
+            if wanted > self.applied:
+                applied = link.call(Op.PEER_SYNC, PeerSyncRequest(wanted), PeerSyncResponse).applied
+            else:
+                applied = link.call(Op.PEER_BEAT, PeerBeatRequest(self._replica.version), PeerBeatResponse).applied
+            self.applied = applied
+            if applied > self._replica.version:
+                self._replica.sync()
+            if self._replica.version >= applied:
+                self.heard = start
+            self._on_heard()
+            self._pause(told=applied < wanted)  # it cannot read that version now: no storm of questions
+
+    def _pause(self, *, told: bool = False) -> None:
+        """Wait for the next beat, or for a version to tell if there is a link to tell it on."""
+        with self._wake:
+            if not self._stopping and (told or self._wanted <= self.applied):
+                self._wake.wait(BEAT_NS * 1e-9)

@@ -1,0 +1,168 @@
+"""One HSM process from start to end.
+
+Order: import everything (the interpreter may lie where only root can read), read the configuration, drop privileges,
+harden (the engine does), get the masking key, open the vault, listen.
+SIGTERM stops it in order. It always leaves by os._exit: SoftHSM2's destructors crash after OpenSSL's.
+"""
+
+from __future__ import annotations
+
+import argparse
+import grp
+import json
+import logging
+import os
+import pwd
+import resource
+import secrets
+import signal
+import sys
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NoReturn
+
+import sqlalchemy.dialects.sqlite
+
+from hsmsim.clock import SystemClock
+from hsmsim.errors import HsmsimError
+from hsmsim.hsm.engine import Engine
+from hsmsim.hsm.firmware import dispatch
+from hsmsim.hsm.firmware.follow import Follower
+from hsmsim.hsm.firmware.index import Index
+from hsmsim.hsm.firmware.state import Settings, State
+from hsmsim.hsm.membership import Place, bootstrap
+from hsmsim.hsm.peers import Links
+from hsmsim.hsm.vault.vault import Vault
+from hsmsim.storage.migrate import migrate
+
+_LOG = logging.getLogger("hsmsim.hsm")
+DISPATCHERS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """config.json, as the fleet writes it."""
+
+    hsm_id: str
+    cluster_id: str
+    database_url: str
+    socket: str
+    folder: Path
+    engine: str
+    softhsm_library: str
+    availability_check: bool
+    model: str
+    workers: int
+
+    @classmethod
+    def read(cls, path: Path) -> Config:
+        """HsmsimError names what is missing or wrong."""
+        try:
+            raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+            config = cls(**{**raw, "folder": Path(raw["folder"])})
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            raise HsmsimError(f"{path} is no configuration of an HSM: {error}. Start HSMs with: hsmsim hsm start") from error
+        if config.engine not in ("fast", "softhsm"):
+            raise HsmsimError(f"{path}: engine is 'fast' or 'softhsm', not {config.engine!r}")
+        return config
+
+
+def prepare(config: Config, user: str) -> None:
+    """What needs files that only root may be able to read: the migrations. The database is the user's afterwards."""
+    migrate(config.database_url)
+    path = sqlalchemy.make_url(config.database_url).database
+    entry = pwd.getpwnam(user)
+    if config.database_url.startswith("sqlite") and path:
+        for file in Path(path).parent.glob(Path(path).name + "*"):
+            os.chown(file, entry.pw_uid, entry.pw_gid)
+
+
+def become(user: str) -> None:
+    """Give up root for good. Memory may be locked without limit from here on, where root may say so."""
+    entry = pwd.getpwnam(user)
+    try:
+        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
+    except ValueError:
+        _LOG.info("Root here may not raise RLIMIT_MEMLOCK.")  # a container without CAP_SYS_RESOURCE
+    os.setgroups([group.gr_gid for group in grp.getgrall() if user in group.gr_mem])
+    os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
+    os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
+
+
+def _environment(config: Config) -> None:
+    """SoftHSM2 reads a configuration of our own, whatever the machine's says."""
+    softhsm = config.folder / "softhsm2.conf"
+    tokens = config.folder / "tokens"
+    tokens.mkdir(mode=0o700, exist_ok=True)
+    softhsm.write_text(
+        f"directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n", encoding="utf-8"
+    )
+    softhsm.chmod(0o600)
+    os.environ["SOFTHSM2_CONF"] = str(softhsm)
+
+
+def build(config: Config) -> State:
+    """All parts, connected; nothing listens yet."""
+
+    reference = config.engine == "softhsm"
+    engine = Engine(workers=config.workers, reference=reference, boot=secrets.randbits(32))
+    if not engine.memory_locked:
+        _LOG.info("RLIMIT_MEMLOCK is small: only the arena of keys is locked in memory.")
+    clock = SystemClock()
+    place = Place(config.database_url, config.cluster_id, config.hsm_id, config.socket, config.folder)
+    replica = bootstrap(engine, place, clock=clock)
+    links = Links(replica, engine, config.folder, clock=clock)
+    index = Index(replica)
+    vault = Vault(engine, replica, config.folder, config.softhsm_library)
+    settings = Settings(config.hsm_id, config.cluster_id, config.availability_check, reference, config.model)
+    state = State(settings, engine, replica, links, vault, index, clock)
+    replica.on_change.append(Follower(state).on_change)
+    vault.open()
+    return state
+
+
+def run(config: Config) -> None:
+    """Serve until SIGTERM."""
+
+    stop = threading.Event()
+    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    _environment(config)
+    state = build(config)
+    state.engine.listen(config.socket)
+    state.engine.run()
+    dispatch.start(state, DISPATCHERS)
+    state.links.start()
+    _LOG.info("%s serves %s at version %d.", config.hsm_id, config.cluster_id, state.replica.version)
+    stop.wait()
+    _LOG.info("%s stops.", config.hsm_id)
+    state.links.stop()
+    state.engine.stop()
+    state.vault.stop()
+
+
+def main() -> NoReturn:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m hsmsim.hsm", description="One simulated HSM.")
+    parser.add_argument("--config", type=Path, required=True, help="config.json that the fleet wrote")
+    parser.add_argument("--user", help="give up root and run as this user")
+    arguments = parser.parse_args()
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(threadName)s %(name)s: %(message)s"
+    )
+    os.umask(0o077)
+    code = 1
+    try:
+        config = Config.read(arguments.config)
+        if arguments.user:
+            prepare(config, arguments.user)
+            become(arguments.user)
+        run(config)
+        code = 0
+    except HsmsimError as error:
+        _LOG.error("%s", error)  # noqa: TRY400 - the sentence says it
+    except Exception:
+        _LOG.exception("The HSM ends because of a defect.")
+    sys.stderr.flush()
+    os._exit(code)

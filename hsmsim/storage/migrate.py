@@ -1,0 +1,55 @@
+"""Brings a database to the revision that this code needs.
+
+The whole upgrade is one transaction under the write lock, so HSMs that start together migrate once. Alembic is imported
+only when there is something to do: a running HSM does not carry it.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from sqlalchemy import inspect, text
+
+from hsmsim.errors import StorageError
+from hsmsim.storage.database import Database
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+HEAD: Final = "0001"
+_SCRIPTS: Final = Path(__file__).parent / "migrations"
+
+
+def migrate(url: str) -> None:
+    """Create or upgrade the tables; StorageError where the database is newer than this code, or cannot be reached."""
+    database = Database(url)
+    try:
+        with database.read() as connection:
+            current = _revision(connection)
+        if current == HEAD:
+            return
+        if current is not None and current > HEAD:
+            raise StorageError(
+                f"The database is at revision {current}, newer than this hsmsim ({HEAD}). Use the newer version."
+            )
+        with database.write(alone=True) as connection:
+            _upgrade(connection)
+    finally:
+        database.close()
+
+
+def _revision(connection: Connection) -> str | None:
+    if not inspect(connection).has_table("alembic_version"):
+        return None
+    return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
+
+
+def _upgrade(connection: Connection) -> None:
+    from alembic import command  # noqa: PLC0415 - see the module's docstring
+    from alembic.config import Config  # noqa: PLC0415
+
+    config = Config()
+    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    config.attributes["connection"] = connection
+    command.upgrade(config, HEAD)

@@ -1,0 +1,324 @@
+/* How many signatures a second, and how long one takes: a PKCS#11 module or in-process OpenSSL, the same loop for both.
+ *
+ *   hsmsim-signbench --module PATH --token LABEL --pin-env NAME --key LABEL --kind rsa2048|rsa4096|p256|p384
+ *                    --processes N --seconds S [--warmup S]
+ *   hsmsim-signbench --openssl --kind p256 --processes N --seconds S
+ *
+ * Each process is a client of its own: it loads the module after the fork, logs in, finds the key by label, waits for the
+ * others, and then does C_SignInit + C_Sign (or EVP_PKEY_sign) until the time is over. The first signature of each process
+ * is verified. Prints one line of JSON: operations, seconds, per second, latency percentiles in microseconds. */
+#define _GNU_SOURCE
+#include <dlfcn.h>
+#include <getopt.h>
+#include <openssl/ec.h>
+#include <openssl/evp.h>
+#include <openssl/rsa.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "pkcs11.h"
+
+enum { PROCESSES = 64, SAMPLES = 1 << 17, SIGNATURE_MAX = 1024, LABEL_SIZE = 32 };
+
+struct kind {
+    const char *name;
+    bool rsa;
+    int bits;
+    const char *curve;
+    size_t input; /* bytes handed to the signature: DigestInfo of SHA-256, or the digest */
+};
+static const struct kind kinds[] = {
+    {"rsa2048", true, 2048, NULL, 51}, {"rsa3072", true, 3072, NULL, 51}, {"rsa4096", true, 4096, NULL, 51},
+    {"p256", false, 256, "P-256", 32}, {"p384", false, 384, "P-384", 48},
+};
+static const uint8_t sha256_info[19] = {0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01,
+                                        0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00, 0x04, 0x20};
+
+struct shared {
+    atomic_int turn, ready, go, failed; /* turn: who may open; SoftHSM2 2.6.1 fails when several log in at once */
+    uint64_t operations[PROCESSES];
+    double seconds[PROCESSES];
+    uint32_t sampled[PROCESSES];
+    float samples[PROCESSES][SAMPLES]; /* microseconds; the first SAMPLES of each process */
+};
+
+struct options {
+    const char *module, *token, *pin_env, *key;
+    const struct kind *kind;
+    int processes;
+    double seconds, warmup;
+    bool openssl;
+};
+
+struct signer {
+    bool (*sign)(struct signer *, const uint8_t *data, size_t len, uint8_t *out, size_t *out_len);
+    CK_FUNCTION_LIST_PTR p11;
+    CK_SESSION_HANDLE session;
+    CK_OBJECT_HANDLE key;
+    CK_MECHANISM mechanism;
+    EVP_PKEY_CTX *context;
+};
+
+static double now(void)
+{
+    struct timespec t;
+    clock_gettime(CLOCK_MONOTONIC, &t);
+    return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
+}
+
+static bool fail(const char *what, unsigned long code)
+{
+    fprintf(stderr, "hsmsim-signbench: %s: 0x%lx\n", what, code);
+    return false;
+}
+
+#define P11(call)                        \
+    do {                                 \
+        CK_RV rv_ = (call);              \
+        if (rv_ != CKR_OK) {             \
+            return fail(#call, rv_);     \
+        }                                \
+    } while (0)
+
+static bool sign_p11(struct signer *s, const uint8_t *data, size_t len, uint8_t *out, size_t *out_len)
+{
+    CK_ULONG size = SIGNATURE_MAX;
+    P11(s->p11->C_SignInit(s->session, &s->mechanism, s->key));
+    P11(s->p11->C_Sign(s->session, (CK_BYTE_PTR)data, len, out, &size));
+    *out_len = size;
+    return true;
+}
+
+static bool sign_openssl(struct signer *s, const uint8_t *data, size_t len, uint8_t *out, size_t *out_len)
+{
+    *out_len = SIGNATURE_MAX;
+    return EVP_PKEY_sign(s->context, out, out_len, data, len) == 1 || fail("EVP_PKEY_sign", 0);
+}
+
+static bool find_slot(CK_FUNCTION_LIST_PTR p11, const char *token, CK_SLOT_ID *slot)
+{
+    CK_SLOT_ID slots[32];
+    CK_ULONG count = 32;
+    P11(p11->C_GetSlotList(CK_TRUE, slots, &count));
+    for (CK_ULONG i = 0; i < count; i++) {
+        CK_TOKEN_INFO info;
+        char label[LABEL_SIZE + 1];
+        P11(p11->C_GetTokenInfo(slots[i], &info));
+        snprintf(label, sizeof label, "%-32s", token);
+        if (memcmp(label, info.label, LABEL_SIZE) == 0) {
+            *slot = slots[i];
+            return true;
+        }
+    }
+    return fail("no token has that label", count);
+}
+
+static bool open_p11(const struct options *o, struct signer *s)
+{
+    void *library = dlopen(o->module, RTLD_NOW | RTLD_LOCAL);
+    if (library == NULL) {
+        fprintf(stderr, "hsmsim-signbench: %s\n", dlerror());
+        return false;
+    }
+    CK_C_GetFunctionList get;
+    *(void **)&get = dlsym(library, "C_GetFunctionList");
+    if (get == NULL) {
+        return fail("no C_GetFunctionList in the module", 0);
+    }
+    P11(get(&s->p11));
+    P11(s->p11->C_Initialize(NULL));
+    CK_SLOT_ID slot;
+    if (!find_slot(s->p11, o->token, &slot)) {
+        return false;
+    }
+    P11(s->p11->C_OpenSession(slot, CKF_SERIAL_SESSION | CKF_RW_SESSION, NULL, NULL, &s->session));
+    const char *pin = getenv(o->pin_env);
+    if (pin == NULL) {
+        return fail("the PIN's variable is not set", 0);
+    }
+    P11(s->p11->C_Login(s->session, CKU_USER, (CK_UTF8CHAR_PTR)pin, strlen(pin)));
+    CK_OBJECT_CLASS class = CKO_PRIVATE_KEY;
+    CK_ATTRIBUTE template[] = {{CKA_CLASS, &class, sizeof class}, {CKA_LABEL, (void *)o->key, strlen(o->key)}};
+    CK_ULONG found = 0;
+    P11(s->p11->C_FindObjectsInit(s->session, template, 2));
+    P11(s->p11->C_FindObjects(s->session, &s->key, 1, &found));
+    P11(s->p11->C_FindObjectsFinal(s->session));
+    if (found != 1) {
+        return fail("no private key has that label", found);
+    }
+    s->mechanism.mechanism = o->kind->rsa ? CKM_RSA_PKCS : CKM_ECDSA;
+    s->sign = sign_p11;
+    return true;
+}
+
+static bool open_openssl(const struct options *o, struct signer *s)
+{
+    EVP_PKEY *key = o->kind->rsa ? EVP_RSA_gen((unsigned)o->kind->bits) : EVP_EC_gen(o->kind->curve);
+    s->context = EVP_PKEY_CTX_new(key, NULL);
+    if (s->context == NULL || EVP_PKEY_sign_init(s->context) != 1) {
+        return fail("EVP_PKEY_sign_init", 0);
+    }
+    if (o->kind->rsa && EVP_PKEY_CTX_set_rsa_padding(s->context, RSA_PKCS1_PADDING) != 1) {
+        return fail("EVP_PKEY_CTX_set_rsa_padding", 0);
+    }
+    s->sign = sign_openssl;
+    return true;
+}
+
+static bool run(const struct options *o, struct shared *shared, int index)
+{
+    struct signer signer = {0};
+    uint8_t input[64] = {0}, out[SIGNATURE_MAX];
+    size_t len = 0;
+    memcpy(input, sha256_info, sizeof sha256_info);
+    input[o->kind->input - 1] = (uint8_t)index;
+    while (atomic_load(&shared->turn) < index && !atomic_load(&shared->failed)) {
+        usleep(200);
+    }
+    bool opened = o->openssl ? open_openssl(o, &signer) : open_p11(o, &signer);
+    atomic_fetch_add(&shared->turn, 1);
+    if (!opened || !signer.sign(&signer, input, o->kind->input, out, &len)) {
+        return false;
+    }
+    atomic_fetch_add(&shared->ready, 1);
+    while (!atomic_load(&shared->go)) {
+        usleep(200);
+    }
+    for (double end = now() + o->warmup; now() < end;) {
+        if (!signer.sign(&signer, input, o->kind->input, out, &len)) {
+            return false;
+        }
+    }
+    double start = now(), before = start, after = start;
+    uint64_t count = 0;
+    for (; after - start < o->seconds; before = after, count++) {
+        input[20] = (uint8_t)count;
+        if (!signer.sign(&signer, input, o->kind->input, out, &len)) {
+            return false;
+        }
+        after = now();
+        if (count < SAMPLES) {
+            shared->samples[index][count] = (float)((after - before) * 1e6);
+        }
+    }
+    shared->operations[index] = count;
+    shared->seconds[index] = after - start;
+    shared->sampled[index] = (uint32_t)(count < SAMPLES ? count : SAMPLES);
+    return true;
+}
+
+static int ascending(const void *a, const void *b)
+{
+    float x = *(const float *)a, y = *(const float *)b;
+    return (x > y) - (x < y);
+}
+
+static void report(const struct options *o, const struct shared *shared)
+{
+    uint64_t operations = 0;
+    double rate = 0;
+    size_t count = 0;
+    float *all = malloc((size_t)o->processes * sizeof shared->samples[0]);
+    if (all == NULL) {
+        exit(1);
+    }
+    for (int i = 0; i < o->processes; i++) {
+        operations += shared->operations[i];
+        rate += (double)shared->operations[i] / shared->seconds[i];
+        memcpy(all + count, shared->samples[i], shared->sampled[i] * sizeof *all);
+        count += shared->sampled[i];
+    }
+    qsort(all, count, sizeof *all, ascending);
+    printf("{\"kind\": \"%s\", \"processes\": %d, \"operations\": %llu, \"per_second\": %.1f, \"p50_us\": %.2f, "
+           "\"p90_us\": %.2f, \"p99_us\": %.2f, \"max_us\": %.2f}\n",
+           o->kind->name, o->processes, (unsigned long long)operations, rate, (double)all[count / 2],
+           (double)all[count * 9 / 10], (double)all[count * 99 / 100], (double)all[count - 1]);
+    free(all);
+}
+
+static const struct kind *find_kind(const char *name)
+{
+    for (size_t i = 0; i < sizeof kinds / sizeof *kinds; i++) {
+        if (strcmp(kinds[i].name, name) == 0) {
+            return &kinds[i];
+        }
+    }
+    fail("unknown --kind", 0);
+    exit(2);
+}
+
+static struct options parse(int argc, char **argv)
+{
+    struct options o = {.kind = &kinds[3], .processes = 1, .seconds = 2, .warmup = 0.2, .pin_env = "HSMSIM_PIN"};
+    static const struct option longs[] = {
+        {"module", 1, 0, 'm'},  {"token", 1, 0, 't'},     {"pin-env", 1, 0, 'p'}, {"key", 1, 0, 'k'},
+        {"kind", 1, 0, 'K'},    {"processes", 1, 0, 'n'}, {"seconds", 1, 0, 's'}, {"warmup", 1, 0, 'w'},
+        {"openssl", 0, 0, 'o'}, {0, 0, 0, 0},
+    };
+    for (int c; (c = getopt_long(argc, argv, "", longs, NULL)) != -1;) {
+        switch (c) {
+        case 'm': o.module = optarg; break;
+        case 't': o.token = optarg; break;
+        case 'p': o.pin_env = optarg; break;
+        case 'k': o.key = optarg; break;
+        case 'K': o.kind = find_kind(optarg); break;
+        case 'n': o.processes = atoi(optarg); break;
+        case 's': o.seconds = atof(optarg); break;
+        case 'w': o.warmup = atof(optarg); break;
+        case 'o': o.openssl = true; break;
+        default: exit(2);
+        }
+    }
+    bool complete = o.openssl || (o.module != NULL && o.token != NULL && o.key != NULL);
+    if (!complete || o.processes < 1 || o.processes > PROCESSES || o.seconds <= 0) {
+        fail("needs --openssl, or --module, --token and --key; --processes 1 to 64", 0);
+        exit(2);
+    }
+    return o;
+}
+
+int main(int argc, char **argv)
+{
+    struct options o = parse(argc, argv);
+    struct shared *shared = mmap(NULL, sizeof *shared, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+    if (shared == MAP_FAILED) {
+        perror("mmap");
+        return 1;
+    }
+    for (int i = 0; i < o.processes; i++) {
+        pid_t pid = fork();
+        if (pid < 0) {
+            perror("fork");
+            return 1;
+        }
+        if (pid == 0) {
+            bool fine = run(&o, shared, i);
+            if (!fine) {
+                atomic_store(&shared->failed, 1);
+            }
+            _exit(fine ? 0 : 1);
+        }
+    }
+    while (atomic_load(&shared->ready) < o.processes && !atomic_load(&shared->failed)) {
+        usleep(1000);
+    }
+    atomic_store(&shared->go, 1);
+    bool fine = true;
+    for (int i = 0; i < o.processes; i++) {
+        int status;
+        fine = wait(&status) > 0 && status == 0 && fine;
+    }
+    if (!fine) {
+        return 1;
+    }
+    report(&o, shared);
+    return 0;
+}

@@ -1,0 +1,121 @@
+"""A real simulator for tests: its own HSM processes, in its own folders, started and stopped by the fleet code."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from hsmsim.config import Places
+from hsmsim.fleet import launch, quickstart
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True, slots=True)
+class Simulator:
+    """A running simulator. `environment`: what a client process needs, `hsmsim env` included."""
+
+    places: Places
+    ready: quickstart.Ready
+
+    @property
+    def environment(self) -> dict[str, str]:
+        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+        folders = {"HSMSIM_HOME": str(self.places.home), "HSMSIM_RUN": str(self.places.run)}
+        return {**os.environ, **folders, **self.ready.environment(), "PATH": path}
+
+    @property
+    def hsm_ids(self) -> tuple[str, ...]:
+        return self.ready.hsm_ids
+
+    @property
+    def user(self) -> str:
+        return self.ready.pin.partition(":")[0]
+
+    @property
+    def password(self) -> str:
+        return self.ready.pin.partition(":")[2]
+
+    def socket(self, number: int = 0) -> Path:
+        return self.places.socket(self.hsm_ids[number])
+
+    def start(self, number: int) -> None:
+        launch.start(self.places, self.hsm_ids[number])
+        launch.wait_ready(self.places, [self.hsm_ids[number]])
+
+    def stop(self, number: int) -> None:
+        assert launch.stop(self.places, [self.hsm_ids[number]])
+
+    def kill(self, number: int) -> None:
+        assert launch.kill(self.places, self.hsm_ids[number])
+
+    def pid(self, number: int) -> int | None:
+        return launch.pid_of(self.places, self.hsm_ids[number])
+
+    def log(self, number: int) -> str:
+        path = self.places.hsm_folder(self.hsm_ids[number]) / "hsm.log"
+        return path.read_text(encoding="utf-8", errors="replace")
+
+    def run(self, *arguments: str, text: str | None = None, status: int = 0) -> str:
+        """Run the `hsmsim` command; its standard output. A wrong exit status fails with all that it printed."""
+        done = subprocess.run(
+            [sys.executable, "-P", "-m", "hsmsim.cli", *arguments],
+            env={**self.environment, "PYTHONPATH": str(ROOT)},
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == status, f"hsmsim {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout if status == 0 else done.stderr
+
+
+@contextmanager
+def running(*, hsms: int = 2, engine: str = "fast") -> Iterator[Simulator]:
+    """A simulator in a folder of its own: not tmp_path, which the account of the HSM processes cannot reach."""
+    folder = Path(tempfile.mkdtemp(prefix="hsmsim-test-"))
+    folder.chmod(0o711)
+    places = Places(folder / "home", folder / "run")
+    try:
+        yield Simulator(places, quickstart.bring_up(places, lambda _: None, hsms=hsms, engine=engine))
+    finally:
+        if places.fleet_file.exists():
+            quickstart.take_down(places)
+        shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="session")
+def engine() -> str:
+    """What the HSMs of the suite compute with: HSMSIM_TEST_ENGINE=softhsm runs it on the reference."""
+    return os.environ.get("HSMSIM_TEST_ENGINE", "fast")
+
+
+@pytest.fixture(scope="session")
+def simulator(engine: str) -> Iterator[Simulator]:
+    """Two HSMs for the whole session. Leave it as you found it: keys gone, HSMs running, users and passwords kept."""
+    with running(engine=engine) as one:
+        yield one
+
+
+@pytest.fixture
+def new_simulator(engine: str) -> Iterator[Callable[..., Simulator]]:
+    """Make simulators of the test's own, to be broken at will: new_simulator(hsms=2)."""
+    with ExitStack() as stack:
+
+        def make(*, hsms: int = 2, engine: str = engine) -> Simulator:
+            return stack.enter_context(running(hsms=hsms, engine=engine))
+
+        yield make
