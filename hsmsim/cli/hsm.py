@@ -54,7 +54,7 @@ def list_(*, as_json: bool) -> None:
     names = ("hsm_id", "state", "engine", "pid", "keys", "users", "clients", "sessions")
     show.table(
         ["HSM", "STATE", "ENGINE", "PID", "KEYS", "USERS", "CLIENTS", "SESSIONS"],
-        [["-" if one[name] is None else one[name] for name in names] for one in hsms],
+        [[one[name] for name in names] for one in hsms],
         empty="There is no HSM yet. Make a cluster: hsmsim up --detach",
     )
 

@@ -64,7 +64,10 @@ def wished(command: Command) -> Command:
 
 @click.group()
 def key() -> None:
-    """Keys in the HSM, managed as a crypto user: by default the one that `hsmsim up` made."""
+    """Keys in the HSM.
+
+    Managed as a crypto user: by default the one that `hsmsim up` made.
+    """
 
 
 @key.command("list")

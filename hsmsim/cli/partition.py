@@ -17,9 +17,10 @@ if TYPE_CHECKING:
 
 @click.group()
 def partition() -> None:
-    """Partitions: each has its own admin, users and keys, and is a slot of its own in the module.
+    """Partitions: tenants of the same HSMs.
 
-    Nothing of one can be seen from another. `hsmsim configure-pkcs11 --partition NAME` gives clients its slot.
+    Each has its own admin, users and keys, and is a slot of its own in the module. Nothing of one can be seen from
+    another. `hsmsim configure-pkcs11 --partition NAME` gives clients its slot.
     """
 
 
@@ -46,9 +47,5 @@ def list_(who: Acting, *, as_json: bool) -> None:
     if as_json:
         show.document([{"id": one.id, "name": one.name, "users": one.users, "keys": one.keys} for one in found])
         return
-    rows = [[one.id, one.name or "(first)", _shown(one.users), _shown(one.keys)] for one in found]
+    rows = [[one.id, one.name or "(first)", one.users, one.keys] for one in found]
     show.table(["ID", "NAME", "USERS", "KEYS"], rows, empty="There are no partitions.")
-
-
-def _shown(count: int | None) -> object:
-    return "-" if count is None else count

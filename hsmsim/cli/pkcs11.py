@@ -35,7 +35,6 @@ def _user_file() -> Path:
 @click.option(
     "--log-level", type=click.Choice(["error", "warn", "info", "debug", "trace"]), default="info", show_default=True
 )
-@click.option("--async/--no-async", "asynchronous", default=True, show_default=True, help="Pause OpenSSL async jobs.")
 @click.option("--timeout-ms", type=click.IntRange(100, 600_000), default=5000, show_default=True)
 def configure(
     *,
@@ -48,13 +47,13 @@ def configure(
     add_cluster: bool,
     log_file: str,
     log_level: str,
-    asynchronous: bool,
     timeout_ms: int,
 ) -> None:
-    """Write the PKCS#11 module's configuration, in the shape of AWS's cloudhsm-pkcs11.cfg.
+    """Write the PKCS#11 module's configuration.
 
-    The module looks at $HSMSIM_PKCS11_CONFIG, then the user's file, then the system's, then at the one that a simulator
-    run by root keeps in /run/hsmsim. `hsmsim env` sets the variable: use --output and export it to override.
+    It has the shape of AWS's cloudhsm-pkcs11.cfg. The module looks at $HSMSIM_PKCS11_CONFIG, then the user's file,
+    then the system's, then at the one that a simulator run by root keeps in /run/hsmsim. `hsmsim env` sets the
+    variable: use --output and export it to override.
     """
     places = Places.resolve()
     fleet = state.load(places)
@@ -65,7 +64,6 @@ def configure(
         key_availability_check=not disable_key_availability_check,
         log_file=log_file,
         log_level=log_level,
-        asynchronous=asynchronous,
         timeout_ms=timeout_ms,
     )
     path = output or (SYSTEM if system else _user_file())

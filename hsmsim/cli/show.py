@@ -24,13 +24,13 @@ as_json = click.option("--json", "as_json", is_flag=True, help="Print JSON for p
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[object]], *, empty: str) -> None:
-    """Print rows under headings; the sentence `empty` if there are none."""
+    """Print rows under headings, None as "-"; the sentence `empty` if there are no rows."""
     if not rows:
         click.echo(empty, err=True)
         return
     shown = Table(*columns, box=box.SIMPLE_HEAD, pad_edge=False, show_edge=False)
     for row in rows:
-        shown.add_row(*(str(cell) for cell in row))
+        shown.add_row(*("-" if cell is None else str(cell) for cell in row))
     Console(width=None if sys.stdout.isatty() else WIDE, highlight=False, markup=False).print(shown)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import signal
 import sys
 import time
@@ -40,8 +41,12 @@ def up(*, detach: bool, hsms: int, engine: str) -> None:
     foreground until Ctrl-C, which stops the HSMs.
     """
     places = Places.resolve()
-    with show.progress() as say:
-        ready = quickstart.bring_up(places, say, hsms=hsms, engine=engine)
+    try:
+        with show.progress() as say:
+            ready = quickstart.bring_up(places, say, hsms=hsms, engine=engine)
+    except KeyboardInterrupt:
+        quickstart.take_down(places)
+        raise
     _introduce(places, ready, detach=detach)
     if not detach:
         _stay(places, ready)
@@ -61,9 +66,15 @@ def _introduce(places: Places, ready: quickstart.Ready, *, detach: bool) -> None
         "\nThen try:\n"
         f"  {command} key generate ec --curve P-256 --label first\n"
         f"  {command} key list\n"
-        '  pkcs11-tool --module "$HSMSIM_MODULE" --login --pin env:HSMSIM_PIN --list-objects\n'
+        f"  {_third_command(command, ready)}\n"
     )
     click.echo(f"It runs in the background. To stop it: {command} down" if detach else "Ctrl-C stops it.")
+
+
+def _third_command(command: str, ready: quickstart.Ready) -> str:
+    if shutil.which("pkcs11-tool"):
+        return 'pkcs11-tool --module "$HSMSIM_MODULE" --login --pin env:HSMSIM_PIN --list-objects'
+    return f"{command} hsm kill {ready.hsm_ids[0]}    # and the keys are still there"
 
 
 def _own_command() -> str:

@@ -55,8 +55,10 @@ USES: Final[Mapping[CKK, tuple[frozenset[CKA], frozenset[CKA]]]] = {
 }
 
 _REASONS: Final = {
-    CKR.DEVICE_ERROR: "the key could not be kept by at least 2 HSMs (key availability check); "
-    "start the others: hsmsim hsm list, hsmsim hsm start ID",
+    CKR.FUNCTION_FAILED: "a new key must be kept by at least 2 HSMs (key availability check) and only one serves; "
+    "start another: hsmsim hsm list, hsmsim hsm start ID",
+    CKR.DEVICE_ERROR: "it could not be kept by at least 2 HSMs (key availability check), or an HSM reported a problem; "
+    "see hsmsim hsm list and the HSM's hsm.log",
     CKR.USER_NOT_LOGGED_IN: "only a crypto user may do this",
     CKR.OBJECT_HANDLE_INVALID: "there is no such key, or it is not yours to see",
     CKR.KEY_HANDLE_INVALID: "there is no such key, or it is not yours to see",

@@ -198,7 +198,8 @@ def info(places: Places, hsm_id: str) -> HsmInfoResponse | None:
     """Return what the HSM says of itself; None if it does not answer."""
     try:
         with HsmClient(places.socket(hsm_id)) as client:
-            return client.call(HsmInfoRequest())
+            answer: HsmInfoResponse = client.call(HsmInfoRequest())
+            return answer
     except (OSError, HsmsimError):
         return None
 

@@ -26,8 +26,7 @@ class Options:
     profile: str = "general"
     key_availability_check: bool = True
     log_file: str = ""
-    log_level: str = "info"
-    asynchronous: bool = True
+    log_level: str = "warn"
     timeout_ms: int = 5000
 
 
@@ -63,7 +62,6 @@ def document(places: Places, cluster: Cluster, account: str, options: Options) -
         "logging": log,
         "hsmsim": {
             "profile": options.profile,
-            "async": "on" if options.asynchronous else "off",
             "timeout_ms": options.timeout_ms,
         },
     }

@@ -8,6 +8,7 @@ SIGTERM stops it in order. It always leaves by os._exit: SoftHSM2's destructors 
 from __future__ import annotations
 
 import argparse
+import codecs
 import grp
 import json
 import logging
@@ -38,6 +39,8 @@ from hsmsim.storage.migrate import migrate
 
 _LOG = logging.getLogger("hsmsim.hsm")
 DISPATCHERS = 8
+for _name in ("ascii", "latin-1", "idna"):  # loaded on first use otherwise, which may be after root is gone
+    codecs.lookup(_name)
 
 
 @dataclass(frozen=True, slots=True)

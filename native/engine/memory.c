@@ -9,6 +9,13 @@
 #include <sys/mman.h>
 #include <sys/resource.h>
 
+#if defined(__SANITIZE_ADDRESS__)
+#include <sanitizer/lsan_interface.h>
+#define LEAK_ROOT(start, size) __lsan_register_root_region(start, size) /* the arena points to heap blocks */
+#else
+#define LEAK_ROOT(start, size) ((void)0)
+#endif
+
 enum { ARENA_MAX = 64 << 20, ARENA_MIN = 1 << 20, ARENA_BLOCK = 32, SPARE_LOCK = 256 << 10 };
 
 /* Stands before every buffer: what to unmap, and that secret_trim may shorten. */
@@ -45,7 +52,7 @@ static bool can_lock_more(void)
 }
 
 /* A forked child has no use for keys. OpenSSL does not say where its arena is; the kernel's list of mappings does. */
-static void wipe_arena_on_fork(const void *inside)
+static void advise_arena(const void *inside)
 {
     FILE *maps = fopen("/proc/self/maps", "re");
     if (maps == NULL) {
@@ -57,6 +64,7 @@ static void wipe_arena_on_fork(const void *inside)
         if (sscanf(line, "%lx-%lx", &start, &end) == 2 && start <= (uintptr_t)inside && (uintptr_t)inside < end) {
             (void)madvise((void *)start, end - start, MADV_WIPEONFORK);
             (void)madvise((void *)start, end - start, MADV_DONTDUMP);
+            LEAK_ROOT((void *)start, end - start);
             break;
         }
     }
@@ -82,7 +90,7 @@ static void make_arena(void)
     }
     void *inside = OPENSSL_secure_malloc(ARENA_BLOCK);
     if (inside != NULL && arena_size != 0) {
-        wipe_arena_on_fork(inside);
+        advise_arena(inside);
     }
     OPENSSL_secure_free(inside);
 }

@@ -136,12 +136,22 @@ static bool read_key(const struct der *oid, struct der *algorithm, struct der *k
     return der_equals(oid, oid_ed25519, sizeof oid_ed25519) && read_ed25519(algorithm, key, out);
 }
 
+/* SoftHSM2 2.6.1 fills up to a multiple of 8 with zeros itself before AES-KWP, and counts them as content. */
+static bool only_padding(const struct der *rest)
+{
+    bool zeros = der_left(rest) < 8;
+    for (const uint8_t *at = rest->at; at < rest->end && zeros; at++) {
+        zeros = *at == 0;
+    }
+    return zeros;
+}
+
 bool parts_of_pkcs8(const uint8_t *data, size_t len, struct key_parts *out)
 {
     struct der in = der(data, len), info, algorithm, oid, key, ignored;
     uint8_t version;
     *out = (struct key_parts){0};
-    if (!der_take(&in, DER_SEQUENCE, &info) || der_left(&in) != 0 || !der_small(&info, &version) || version > 1 ||
+    if (!der_take(&in, DER_SEQUENCE, &info) || !only_padding(&in) || !der_small(&info, &version) || version > 1 ||
         !der_take(&info, DER_SEQUENCE, &algorithm) || !der_take(&algorithm, DER_OID, &oid) ||
         !der_take(&info, DER_OCTETS, &key) || !read_key(&oid, &algorithm, &key, out) || der_left(&key) != 0) {
         return false;

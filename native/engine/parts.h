@@ -37,7 +37,7 @@ struct key_parts {
     struct wire_bytes part[RSA_PARTS];
 };
 
-/* Strict DER, nothing left over, named curves only. false: not a private key of ours. */
+/* Strict DER, named curves only, nothing left over but SoftHSM2's zeros. false: not a private key of ours. */
 bool parts_of_pkcs8(const uint8_t *der, size_t len, struct key_parts *out);
 /* Canonical: RSA with all numbers, EC with fixed-width scalar and public point. */
 uint64_t parts_to_pkcs8(const struct key_parts *parts, struct secret *out);

@@ -33,7 +33,7 @@ CK_RV mechanism_convert(const CK_MECHANISM *in, CK_FLAGS function, bool cloudhsm
 CK_BYTE_PTR mechanism_iv_out(const CK_MECHANISM *in, const struct wire_mechanism *converted);
 
 /* Bytes that the views of a mechanism take together; mechanism_keep copies them to `bytes` and points them there. */
-size_t mechanism_bytes(struct wire_mechanism *mechanism);
+size_t mechanism_bytes(const struct wire_mechanism *mechanism);
 void mechanism_keep(struct wire_mechanism *mechanism, uint8_t *bytes);
 
 /* Local checks of C_SignInit and its kind. `usage` is the KEY_FACTS bit that the function needs. */

@@ -38,10 +38,11 @@ static size_t kept_views(struct wire_mechanism *mechanism, struct wire_bytes *vi
     return 0;
 }
 
-size_t mechanism_bytes(struct wire_mechanism *mechanism)
+size_t mechanism_bytes(const struct wire_mechanism *mechanism)
 {
+    struct wire_mechanism copy = *mechanism;
     struct wire_bytes *views[2];
-    size_t count = kept_views(mechanism, views);
+    size_t count = kept_views(&copy, views);
     size_t total = 0;
     for (size_t i = 0; i < count; i++) {
         total += views[i]->len;

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from hsmsim.hsm.firmware.state import State
 
 WIRE_VERSION = 1
+PROFILE_CLOUDHSM, PROFILE_CHECK_OFF = 1, 2
 UNAVAILABLE = 0xFFFFFFFFFFFFFFFF
 PASSWORD_MIN, PASSWORD_MAX, NAME_MAX = 8, 32, 31
 
@@ -37,7 +38,7 @@ def hello(state: State, request: Request) -> HelloResponse:
     message = HelloRequest.decode(request.payload)
     if message.version != WIRE_VERSION:
         raise CkrError(CKR.CRYPTOKI_NOT_INITIALIZED, f"this HSM speaks version {WIRE_VERSION} of the wire")
-    if message.profile not in (0, 1):
+    if message.profile & ~(PROFILE_CLOUDHSM | PROFILE_CHECK_OFF):
         raise CkrError(CKR.ARGUMENTS_BAD, "unknown profile")
     if message.cookie:
         client = state.client(request.client)
@@ -53,8 +54,9 @@ def _new_client(state: State, request: Request, message: HelloRequest) -> Client
     partition = next((row for row in list(state.replica.partitions.values()) if row.name == name), None)
     if partition is None:
         raise CkrError(CKR.TOKEN_NOT_PRESENT, f"there is no partition {name!r}")
-    profile = Profile.CLOUDHSM if message.profile == 1 else Profile.GENERAL
-    client = Client(request.client, partition.id, profile, request.pid)
+    profile = Profile.CLOUDHSM if message.profile & PROFILE_CLOUDHSM else Profile.GENERAL
+    check = not message.profile & PROFILE_CHECK_OFF
+    client = Client(request.client, partition.id, profile, request.pid, availability_check=check)
     with state.lock:
         state.clients[client.id] = client
     try:

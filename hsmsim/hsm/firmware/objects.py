@@ -93,19 +93,23 @@ def may_create(state: State, client: Client, session: int, given: Attributes) ->
         if not writable:
             raise CkrError(CKR.SESSION_READ_ONLY, "a token object needs a read/write session")
         state.require_serving()
-        require_two(state)
+        require_two(state, client)
         if state.index.count() >= COUNT_MAX:
             raise CkrError(CKR.DEVICE_MEMORY, f"a cluster holds at most {COUNT_MAX} objects")
 
 
-def require_two(state: State) -> None:
+def require_two(state: State, client: Client) -> None:
     """CloudHSM's key availability check, before anything is written."""
-    if state.settings.availability_check and state.links.live() < 2:  # noqa: PLR2004 - two HSMs
+    if _checked(state, client) and state.links.live() < 2:  # noqa: PLR2004 - two HSMs
         raise CkrError(
             CKR.FUNCTION_FAILED,
             "The key must be available on at least 2 HSMs before being used: start another HSM, "
             "or switch the key availability check off",
         )
+
+
+def _checked(state: State, client: Client) -> bool:
+    return state.settings.availability_check and client.availability_check
 
 
 class Birth:
@@ -171,7 +175,7 @@ def _bear_session_object(state: State, client: Client, session: int, birth: Birt
 
 
 def _replicate(state: State, client: Client, version: int, handles: list[int]) -> None:
-    if not state.settings.availability_check:
+    if not _checked(state, client):
         state.links.announce(version)
     elif not state.links.announce(version, "one"):
         bury(state, client, handles, "lost its second HSM")

@@ -37,6 +37,7 @@ class Client:
     partition: int
     profile: Profile
     pid: int
+    availability_check: bool = True
     user: int = 0
     role: int = 0
     sessions: dict[int, bool] = field(default_factory=dict)

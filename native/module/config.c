@@ -1,0 +1,229 @@
+#include "config.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "json.h"
+#include "log.h"
+
+enum { TIMEOUT_MS = 5000, TIMEOUT_MIN_MS = 100, TIMEOUT_MAX_MS = 600000 };
+
+#define REFUSE(...)                                \
+    do {                                           \
+        snprintf(error, error_len, __VA_ARGS__);   \
+        return false;                              \
+    } while (0)
+
+static bool copy(char *out, size_t room, const char *text)
+{
+    size_t len = strlen(text);
+    if (len >= room) {
+        return false;
+    }
+    memcpy(out, text, len + 1);
+    return true;
+}
+
+static void warn_unknown(const struct json *object, const char *const *known, const char *where)
+{
+    for (const struct json *member = object == NULL ? NULL : object->child; member != NULL; member = member->next) {
+        const char *const *name = known;
+        while (*name != NULL && strcmp(*name, member->name) != 0) {
+            name++;
+        }
+        if (*name == NULL) {
+            log_line(LEVEL_WARN, "the configuration's %s.%s is not known here and is ignored", where, member->name);
+        }
+    }
+}
+
+static bool read_servers(struct config_slot *slot, const struct json *servers, const char *where, char *error, size_t error_len)
+{
+    if (servers == NULL || servers->type != JSON_ARRAY) {
+        REFUSE("%s: a cluster needs \"servers\": write the file with `hsmsim configure-pkcs11`", where);
+    }
+    for (const struct json *one = servers->child; one != NULL; one = one->next) {
+        static const char *const known[] = {"hostname", "port", "enable", "socket", NULL};
+        const char *socket_path = json_text(one, "socket", NULL);
+        warn_unknown(one, known, "servers[]");
+        if (!json_flag(one, "enable", true)) {
+            continue;
+        }
+        if (slot->server_count == CONFIG_SERVERS) {
+            REFUSE("%s: a cluster has at most %d servers", where, CONFIG_SERVERS);
+        }
+        struct config_server *server = &slot->servers[slot->server_count];
+        if (socket_path == NULL || *socket_path != '/' || !copy(server->socket, sizeof server->socket, socket_path) ||
+            !copy(server->name, sizeof server->name, json_text(one, "hostname", socket_path))) {
+            REFUSE("%s: a server needs \"socket\", an absolute path of at most %d bytes", where, CONFIG_PATH - 1);
+        }
+        slot->server_count++;
+    }
+    if (slot->server_count == 0) {
+        REFUSE("%s: no server of the cluster is enabled", where);
+    }
+    return true;
+}
+
+static bool read_cluster(struct config_slot *slot, const struct json *entry, const char *where, char *error, size_t error_len)
+{
+    static const char *const known[] = {"type", "cluster", "hsmsim", NULL};
+    static const char *const known_cluster[] = {"cluster_id", "hsm_ca_file", "servers", "options", "client_cert_path", "client_key_path", NULL};
+    static const char *const known_own[] = {"partition", "vantage", "uid", "label", NULL};
+    static const char *const known_options[] = {"disable_key_availability_check", NULL};
+    const struct json *cluster = json_member(entry, "cluster"), *own = json_member(entry, "hsmsim");
+    if (cluster == NULL || cluster->type != JSON_OBJECT) {
+        REFUSE("%s: an entry of \"clusters\" needs \"cluster\"", where);
+    }
+    warn_unknown(entry, known, "clusters[]");
+    warn_unknown(cluster, known_cluster, "cluster");
+    warn_unknown(json_member(cluster, "options"), known_options, "options");
+    warn_unknown(own, known_own, "hsmsim");
+    slot->check_off = json_flag(json_member(cluster, "options"), "disable_key_availability_check", false);
+    int64_t uid = json_number(own, "uid", (int64_t)geteuid());
+    if (uid < 0 || uid >= UINT32_MAX) {
+        REFUSE("%s: \"uid\" is out of range", where);
+    }
+    slot->uid = (uid_t)uid;
+    bool fits = copy(slot->cluster, sizeof slot->cluster, json_text(cluster, "cluster_id", "")) &&
+                copy(slot->label, sizeof slot->label, json_text(own, "label", "hsmsim")) &&
+                copy(slot->partition, sizeof slot->partition, json_text(own, "partition", "")) &&
+                copy(slot->vantage, sizeof slot->vantage, json_text(own, "vantage", ""));
+    if (!fits) {
+        REFUSE("%s: names have at most %d bytes", where, CONFIG_TEXT - 1);
+    }
+    return read_servers(slot, json_member(cluster, "servers"), where, error, error_len);
+}
+
+static bool choice(const char *text, const char *const *names, int *out)
+{
+    for (int i = 0; names[i] != NULL; i++) {
+        if (strcmp(names[i], text) == 0) {
+            *out = i;
+            return true;
+        }
+    }
+    return false;
+}
+
+static bool read_logging(struct config *config, const struct json *logging, const char *where, char *error, size_t error_len)
+{
+    static const char *const known[] = {"log_type", "log_file", "log_level", "log_interval", NULL};
+    static const char *const types[] = {"file", "term", "syslog", NULL};
+    static const char *const levels[] = {"error", "warn", "info", "debug", "trace", NULL};
+    int log_type;
+    const char *file = json_text(logging, "log_file", "");
+    warn_unknown(logging, known, "logging");
+    if (!choice(json_text(logging, "log_type", *file == '\0' ? "term" : "file"), types, &log_type) ||
+        !choice(json_text(logging, "log_level", "warn"), levels, &config->log_level) ||
+        !copy(config->log_file, sizeof config->log_file, file) || (log_type == LOG_TO_FILE && *file != '/')) {
+        REFUSE("%s: \"logging\" wants log_type file (with an absolute log_file), term or syslog, and log_level error, warn, info, "
+               "debug or trace",
+               where);
+    }
+    config->log_type = (enum config_log)log_type;
+    return true;
+}
+
+static bool read_all(struct config *config, const struct json *root, const char *where, char *error, size_t error_len)
+{
+    static const char *const known[] = {"clusters", "logging", "hsmsim", NULL};
+    static const char *const known_own[] = {"profile", "timeout_ms", NULL};
+    static const char *const profiles[] = {"general", "cloudhsm", NULL};
+    const struct json *clusters = json_member(root, "clusters"), *own = json_member(root, "hsmsim");
+    int profile;
+    warn_unknown(root, known, "(top)");
+    warn_unknown(own, known_own, "hsmsim");
+    if (clusters == NULL || clusters->type != JSON_ARRAY || clusters->child == NULL) {
+        REFUSE("%s: \"clusters\" is missing or empty: write the file with `hsmsim configure-pkcs11`", where);
+    }
+    for (const struct json *entry = clusters->child; entry != NULL; entry = entry->next) {
+        if (config->slot_count == CONFIG_SLOTS) {
+            REFUSE("%s: at most %d clusters", where, CONFIG_SLOTS);
+        }
+        if (!read_cluster(&config->slots[config->slot_count], entry, where, error, error_len)) {
+            return false;
+        }
+        config->slot_count++;
+    }
+    if (!choice(json_text(own, "profile", "general"), profiles, &profile)) {
+        REFUSE("%s: \"profile\" is general or cloudhsm", where);
+    }
+    config->cloudhsm = profile == 1;
+    int64_t timeout = json_number(own, "timeout_ms", TIMEOUT_MS);
+    if (timeout < TIMEOUT_MIN_MS || timeout > TIMEOUT_MAX_MS) {
+        REFUSE("%s: \"timeout_ms\" is between %d and %d", where, TIMEOUT_MIN_MS, TIMEOUT_MAX_MS);
+    }
+    config->timeout_ms = (unsigned)timeout;
+    return read_logging(config, json_member(root, "logging"), where, error, error_len);
+}
+
+bool config_parse(struct config *config, const char *text, size_t len, const char *where, char *error, size_t error_len)
+{
+    unsigned line;
+    const char *why;
+    memset(config, 0, sizeof *config);
+    struct json_document *document = json_parse(text, len, &line, &why);
+    if (document == NULL) {
+        REFUSE("%s, line %u: %s", where, line, why);
+    }
+    bool fine = read_all(config, json_root(document), where, error, error_len);
+    json_free(document);
+    return fine;
+}
+
+static bool read_file(struct config *config, int fd, const char *path, char *error, size_t error_len)
+{
+    char *text = malloc(JSON_SIZE_MAX + 1);
+    size_t len = 0;
+    ssize_t got = 1;
+    while (text != NULL && got > 0 && len <= JSON_SIZE_MAX) {
+        got = read(fd, text + len, JSON_SIZE_MAX + 1 - len);
+        len += got > 0 ? (size_t)got : 0;
+    }
+    bool fine = text != NULL && got >= 0;
+    if (fine) {
+        fine = config_parse(config, text, len, path, error, error_len);
+    } else {
+        snprintf(error, error_len, "%s cannot be read: %s", path, strerror(errno));
+    }
+    free(text);
+    return fine;
+}
+
+bool config_load(struct config *config, char *error, size_t error_len)
+{
+    const char *named = secure_getenv("HSMSIM_PKCS11_CONFIG"), *xdg = secure_getenv("XDG_CONFIG_HOME"), *home = secure_getenv("HOME");
+    char user[4096] = "";
+    if (xdg != NULL && *xdg == '/') {
+        snprintf(user, sizeof user, "%s/hsmsim/pkcs11.cfg", xdg);
+    } else if (home != NULL) {
+        snprintf(user, sizeof user, "%s/.config/hsmsim/pkcs11.cfg", home);
+    }
+    const char *places[] = {user, "/etc/hsmsim/pkcs11.cfg", "/run/hsmsim/pkcs11.cfg"};
+    if (named != NULL) {
+        int fd = open(named, O_RDONLY | O_CLOEXEC);
+        if (fd < 0) {
+            REFUSE("HSMSIM_PKCS11_CONFIG names %s, which cannot be opened: %s", named, strerror(errno));
+        }
+        bool fine = read_file(config, fd, named, error, error_len);
+        close(fd);
+        return fine;
+    }
+    for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
+        int fd = *places[i] == '\0' ? -1 : open(places[i], O_RDONLY | O_CLOEXEC);
+        if (fd >= 0) {
+            bool fine = read_file(config, fd, places[i], error, error_len);
+            close(fd);
+            return fine;
+        }
+    }
+    REFUSE("no configuration: looked at $HSMSIM_PKCS11_CONFIG, %s, %s and %s. Start the simulator (scripts/up) and run "
+           "`eval \"$(hsmsim env)\"`, or write a file with `hsmsim configure-pkcs11`",
+           places[0], places[1], places[2]);
+}

@@ -1,0 +1,44 @@
+/* The module's configuration, in the shape of AWS's cloudhsm-pkcs11.cfg: read once, before any fork, and kept. */
+#ifndef HSMSIM_CONFIG_H
+#define HSMSIM_CONFIG_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+enum { CONFIG_SLOTS = 16, CONFIG_SERVERS = 28, CONFIG_TEXT = 128, CONFIG_PATH = 108 };
+
+struct config_server {
+    char name[CONFIG_TEXT];
+    char socket[CONFIG_PATH];
+};
+
+struct config_slot {
+    char cluster[CONFIG_TEXT];
+    char label[CONFIG_TEXT];
+    char partition[CONFIG_TEXT];
+    char vantage[CONFIG_TEXT];
+    uid_t uid;      /* of the HSM processes */
+    bool check_off; /* the key availability check */
+    struct config_server servers[CONFIG_SERVERS];
+    unsigned server_count;
+};
+
+enum config_log { LOG_TO_FILE, LOG_TO_TERM, LOG_TO_SYSLOG };
+
+struct config {
+    struct config_slot slots[CONFIG_SLOTS];
+    unsigned slot_count;
+    bool cloudhsm;
+    unsigned timeout_ms;
+    enum config_log log_type;
+    int log_level;
+    char log_file[4096];
+};
+
+/* Finds and reads the file. false with a sentence in `error`. */
+bool config_load(struct config *config, char *error, size_t error_len);
+/* One text; `where` names it in the sentence. */
+bool config_parse(struct config *config, const char *text, size_t len, const char *where, char *error, size_t error_len);
+
+#endif

@@ -1,0 +1,140 @@
+/* Initialised or not, and what a fork does to that.
+ *
+ * A forked child starts anew: its handler closes the parent's connections (its own descriptors of them), forgets sessions
+ * and lets the configuration stand, since programs clear their environment for workers. Until C_Initialize every call
+ * there is CKR_CRYPTOKI_NOT_INITIALIZED; C_Finalize first is fine, too. There is no thread of ours to lose. */
+#include "core.h"
+
+#include <errno.h>
+#include <stdatomic.h>
+#include <string.h>
+#include <time.h>
+
+#include "log.h"
+#include "slot.h"
+
+static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* C_Initialize and C_Finalize */
+static pthread_cond_t ended; /* with `lock`: waiters of C_WaitForSlotEvent */
+static atomic_bool initialized;
+static bool forked;      /* in a child that has called neither yet */
+static bool configured;  /* `config` is read; once in a process and its children */
+static bool prepared;    /* handlers and clock are set */
+static struct config config;
+
+CK_RV module_ready(void)
+{
+    return atomic_load_explicit(&initialized, memory_order_acquire) ? CKR_OK : CKR_CRYPTOKI_NOT_INITIALIZED;
+}
+
+bool module_cloudhsm(void)
+{
+    return config.cloudhsm;
+}
+
+const struct config *module_config(void)
+{
+    return &config;
+}
+
+static void make_condition(void)
+{
+    pthread_condattr_t attributes;
+    pthread_condattr_init(&attributes);
+    pthread_condattr_setclock(&attributes, CLOCK_MONOTONIC);
+    pthread_cond_init(&ended, &attributes);
+    pthread_condattr_destroy(&attributes);
+}
+
+static void in_child(void)
+{
+    pthread_mutex_init(&lock, NULL); /* another thread of the parent may have held it */
+    make_condition();
+    if (atomic_exchange(&initialized, false)) {
+        slots_close(true);
+        forked = true;
+    }
+}
+
+static CK_RV check_arguments(const CK_C_INITIALIZE_ARGS *arguments)
+{
+    if (arguments == NULL) {
+        return CKR_OK;
+    }
+    int given = (arguments->CreateMutex != NULL) + (arguments->DestroyMutex != NULL) + (arguments->LockMutex != NULL) +
+                (arguments->UnlockMutex != NULL);
+    if (arguments->pReserved != NULL || (given != 0 && given != 4)) {
+        return CKR_ARGUMENTS_BAD;
+    }
+    /* mutexes of the application without leave to use the system's own: we use the system's, always */
+    return given == 4 && (arguments->flags & CKF_OS_LOCKING_OK) == 0 ? CKR_CANT_LOCK : CKR_OK;
+}
+
+static CK_RV initialize(void)
+{
+    char error[512];
+    if (!configured && !config_load(&config, error, sizeof error)) {
+        log_line(LEVEL_ERROR, "%s", error);
+        return CKR_GENERAL_ERROR;
+    }
+    configured = true;
+    log_open(&config);
+    if (!prepared) {
+        make_condition();
+        if (pthread_atfork(NULL, NULL, in_child) != 0) {
+            return CKR_HOST_MEMORY;
+        }
+        prepared = true;
+    }
+    CK_RV rv = slots_make(&config);
+    if (rv == CKR_OK) {
+        forked = false;
+        atomic_store_explicit(&initialized, true, memory_order_release);
+    }
+    return rv;
+}
+
+CK_RV C_Initialize(CK_VOID_PTR pInitArgs)
+{
+    CK_RV rv = check_arguments(pInitArgs);
+    if (rv != CKR_OK) {
+        return rv;
+    }
+    pthread_mutex_lock(&lock);
+    rv = atomic_load(&initialized) ? CKR_CRYPTOKI_ALREADY_INITIALIZED : initialize();
+    pthread_mutex_unlock(&lock);
+    return rv;
+}
+
+CK_RV C_Finalize(CK_VOID_PTR pReserved)
+{
+    if (pReserved != NULL) {
+        return CKR_ARGUMENTS_BAD;
+    }
+    pthread_mutex_lock(&lock);
+    CK_RV rv = CKR_CRYPTOKI_NOT_INITIALIZED;
+    if (forked) {
+        forked = false;
+        rv = CKR_OK;
+    } else if (atomic_exchange(&initialized, false)) {
+        pthread_cond_broadcast(&ended);
+        slots_close(false);
+        rv = CKR_OK;
+    }
+    pthread_mutex_unlock(&lock);
+    return rv;
+}
+
+bool core_wait(unsigned milliseconds)
+{
+    struct timespec until;
+    clock_gettime(CLOCK_MONOTONIC, &until);
+    until.tv_nsec += (long)milliseconds * 1000000L;
+    until.tv_sec += until.tv_nsec / 1000000000L;
+    until.tv_nsec %= 1000000000L;
+    pthread_mutex_lock(&lock);
+    while (atomic_load(&initialized) && pthread_cond_timedwait(&ended, &lock, &until) != ETIMEDOUT) {
+    }
+    bool go_on = atomic_load(&initialized);
+    pthread_mutex_unlock(&lock);
+    return go_on;
+}

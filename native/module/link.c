@@ -1,0 +1,168 @@
+/* One connection to one HSM: a unix socket in a folder that nobody else can write, to a process of the configured user. */
+#include <assert.h>
+#include <errno.h>
+#include <openssl/crypto.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/time.h>
+#include <sys/un.h>
+#include <unistd.h>
+
+#include "log.h"
+#include "slot.h"
+
+enum { KEEP_SIZE = 262144 };
+
+/* A PIN goes to no stranger (DESIGN D15). */
+static bool folder_is_safe(const char *path, uid_t uid)
+{
+    char folder[CONFIG_PATH];
+    struct stat status;
+    const char *slash = strrchr(path, '/');
+    size_t len = slash == NULL || slash == path ? 0 : (size_t)(slash - path);
+    if (len == 0 || len >= sizeof folder) {
+        return false;
+    }
+    memcpy(folder, path, len);
+    folder[len] = '\0';
+    if (stat(folder, &status) != 0) {
+        return errno == ENOENT; /* connecting will fail, and say so */
+    }
+    bool owner = status.st_uid == 0 || status.st_uid == uid;
+    return owner && (status.st_mode & (S_IWGRP | S_IWOTH)) == 0;
+}
+
+static bool peer_is_hsm(int fd, uid_t uid)
+{
+    struct ucred peer;
+    socklen_t len = sizeof peer;
+    return getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) == 0 && (peer.uid == uid || peer.uid == 0);
+}
+
+enum link_result link_open(struct link *link, const struct config_server *server, uid_t uid, unsigned timeout_ms)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    static_assert(sizeof server->socket <= sizeof address.sun_path, "a configured path fits");
+    link_close(link);
+    if (!folder_is_safe(server->socket, uid)) {
+        log_line(LEVEL_ERROR, "the folder of %s is not root's or user %u's alone: no PIN goes there; write the configuration again with "
+                 "`hsmsim configure-pkcs11`", server->socket, (unsigned)uid);
+        return LINK_REFUSED;
+    }
+    memcpy(address.sun_path, server->socket, strlen(server->socket));
+    int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    const struct timeval timeout = {.tv_sec = timeout_ms / 1000, .tv_usec = (suseconds_t)(timeout_ms % 1000) * 1000};
+    if (fd < 0) {
+        log_line(LEVEL_ERROR, "no socket: %s", strerror(errno));
+        return LINK_REFUSED;
+    }
+    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
+    setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
+    if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0) {
+        log_line(LEVEL_DEBUG, "%s: %s", server->socket, strerror(errno));
+        close(fd);
+        return LINK_REFUSED;
+    }
+    if (!peer_is_hsm(fd, uid)) {
+        log_line(LEVEL_ERROR, "who listens at %s is not user %u: no PIN goes there", server->socket, (unsigned)uid);
+        close(fd);
+        return LINK_REFUSED;
+    }
+    link->fd = fd;
+    return LINK_OK;
+}
+
+void link_close(struct link *link)
+{
+    if (link->fd >= 0) {
+        close(link->fd);
+        link->fd = -1;
+    }
+}
+
+static bool grow(uint8_t **buffer, size_t *cap, size_t wanted, size_t keep)
+{
+    if (wanted <= *cap) {
+        return true;
+    }
+    uint8_t *larger = malloc(wanted);
+    if (larger == NULL) {
+        return false;
+    }
+    if (*buffer != NULL) {
+        memcpy(larger, *buffer, keep);
+        OPENSSL_cleanse(*buffer, *cap);
+        free(*buffer);
+    }
+    *buffer = larger;
+    *cap = wanted;
+    return true;
+}
+
+bool link_room(struct link *link, size_t payload)
+{
+    if (link->out_cap > KEEP_SIZE && payload < KEEP_SIZE / 2) {
+        OPENSSL_cleanse(link->out, link->out_cap);
+        free(link->out);
+        link->out = NULL;
+        link->out_cap = 0;
+    }
+    return grow(&link->out, &link->out_cap, WIRE_HEADER_SIZE + payload, 0);
+}
+
+static bool send_all(struct link *link, bool *sent)
+{
+    for (size_t at = 0; at < link->out_len;) {
+        ssize_t some = send(link->fd, link->out + at, link->out_len - at, MSG_NOSIGNAL);
+        if (some < 0 && errno == EINTR) {
+            continue;
+        }
+        if (some <= 0) {
+            return false;
+        }
+        *sent = true;
+        at += (size_t)some;
+    }
+    return true;
+}
+
+/* Reads until `want` bytes are there, and what else came with them. `patience`: how many timeouts in a row are fine. */
+static bool receive(struct link *link, size_t *have, size_t want, unsigned patience)
+{
+    while (*have < want) {
+        ssize_t some = recv(link->fd, link->in + *have, link->in_cap - *have, 0);
+        if (some < 0 && errno == EINTR) {
+            continue;
+        }
+        if (some < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) && patience > 1) {
+            patience--;
+            continue;
+        }
+        if (some <= 0) {
+            return false;
+        }
+        *have += (size_t)some;
+    }
+    return true;
+}
+
+enum link_result link_exchange(struct link *link, uint16_t op, uint64_t session, unsigned patience, struct wire_header *header, bool *sent)
+{
+    const struct wire_header request = {
+        .length = (uint32_t)(link->out_len - WIRE_HEADER_SIZE), .op = op, .seq = ++link->seq, .word = session};
+    size_t have = 0;
+    wire_set_header(link->out, &request);
+    if (!grow(&link->in, &link->in_cap, 8192, 0) || !send_all(link, sent) || !receive(link, &have, WIRE_HEADER_SIZE, patience) ||
+        wire_get_header(link->in, header) != WIRE_OK) {
+        return LINK_LOST;
+    }
+    bool ours = header->op == (op | WIRE_RESPONSE) && header->seq == link->seq && header->length <= WIRE_MAX_FRAME_USER;
+    size_t whole = WIRE_HEADER_SIZE + (size_t)header->length;
+    if (!ours || !grow(&link->in, &link->in_cap, whole, have) || !receive(link, &have, whole, patience) || have != whole) {
+        log_line(LEVEL_ERROR, "the HSM's answer to operation 0x%x does not fit its question", op);
+        return LINK_LOST;
+    }
+    return LINK_OK;
+}

@@ -1,0 +1,86 @@
+/* The core of the module: slots, sessions, and calls to the HSM.
+ *
+ * Locks, in this order: a session's lock (held from session_enter to session_leave), then its slot's lock (inside the
+ * functions here, never across a call to the HSM but while a connection is established). Safe from any thread whatever
+ * C_Initialize's arguments say. After a fork nothing here is touched until C_Initialize or C_Finalize in the child. */
+#ifndef HSMSIM_MODULE_H
+#define HSMSIM_MODULE_H
+
+#include <pthread.h>
+
+#include "config.h"
+#include "messages.h"
+#include "operation.h"
+#include "pkcs11.h"
+
+enum { SLOT_LINKS = 16, SLOT_SESSIONS = WIRE_MAX_SESSIONS, FACTS_CACHED = 64, FACTS_ALLOWED = 32 };
+#define FIRST_SLOT_ID UINT64_C(0x2000000000000001)
+
+struct slot;
+
+/* One at a time per session, but for what the application does wrong: the lock decides. */
+struct session {
+    CK_SESSION_HANDLE handle;
+    uint64_t id; /* for the HSM */
+    CK_FLAGS flags;
+    struct slot *slot;
+    pthread_mutex_t lock;
+    unsigned references; /* under the slot's lock */
+    bool closed;
+    struct operations operations;
+    bool finding;
+    uint64_t *found;
+    uint32_t found_count, found_at;
+    uint8_t *wrapped; /* a size query's result, for the call that follows */
+    size_t wrapped_len;
+    uint64_t wrapped_of[2];
+};
+
+/* ---- core.c: initialised, forked ---------------------------------------------------------------------------------- */
+
+CK_RV module_ready(void); /* CKR_CRYPTOKI_NOT_INITIALIZED */
+bool module_cloudhsm(void);
+const struct config *module_config(void);
+
+/* ---- sessions.c ------------------------------------------------------------------------------------------------------ */
+
+/* The session with its lock held: CKR_SESSION_HANDLE_INVALID, CKR_CRYPTOKI_NOT_INITIALIZED. */
+CK_RV session_enter(CK_SESSION_HANDLE handle, struct session **out);
+CK_RV session_leave(struct session *session, CK_RV rv); /* returns rv */
+
+/* ---- slots.c --------------------------------------------------------------------------------------------------------------- */
+
+CK_RV slot_find(CK_SLOT_ID id, struct slot **out); /* CKR_SLOT_ID_INVALID */
+
+/* ---- transport.c: a call to the slot's HSM ------------------------------------------------------------------------------------ */
+
+/* call_begin borrows a connection with `room` bytes for the payload; write it through `request`; call_run sends, waits and
+ * leaves the answer's payload in `response` (also with an error, where the HSM sent one); call_end gives the connection
+ * back and wipes what was secret. An HSM that is gone is replaced by the next one. */
+struct link;
+struct call {
+    struct slot *slot;
+    uint16_t op;
+    uint64_t session;
+    struct link *link;
+    struct wire_writer request;
+    struct wire_reader response;
+};
+CK_RV call_begin(struct call *call, struct slot *slot, uint16_t op, uint64_t session, size_t room);
+CK_RV call_run(struct call *call);
+void call_end(struct call *call, bool secret);
+
+/* What the wire's result means to a caller: a message that does not fit or parse. */
+#define CKR_WIRE(expression) ((expression) == WIRE_OK ? CKR_OK : CKR_DEVICE_ERROR)
+
+/* ---- facts.c -------------------------------------------------------------------------------------------------------------------- */
+
+struct key_facts {
+    uint64_t object_class, key_type;
+    uint32_t bits, usage, flags;
+    uint32_t allowed_count;
+    uint64_t allowed[FACTS_ALLOWED];
+};
+CK_RV key_facts(struct session *session, CK_OBJECT_HANDLE key, struct key_facts *out); /* CKR_KEY_HANDLE_INVALID */
+
+#endif

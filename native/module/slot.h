@@ -1,0 +1,82 @@
+/* A slot: one configured partition of one cluster, its connections and its login. For the core's own files. */
+#ifndef HSMSIM_SLOT_H
+#define HSMSIM_SLOT_H
+
+#include "module.h"
+
+enum { PIN_USER = 64, PIN_PASSWORD = 256, TICKET_MAX = 256 };
+
+/* A page of its own: locked, not in cores, zeros in a forked child. */
+struct credentials {
+    bool known;
+    uint64_t user_type;
+    size_t user_len, password_len, ticket_len;
+    uint8_t user[PIN_USER], password[PIN_PASSWORD], ticket[TICKET_MAX];
+};
+
+struct link {
+    struct slot *slot;
+    int fd;
+    unsigned generation; /* of the slot's client that it joined */
+    uint64_t seq;
+    uint8_t *out; /* header and payload */
+    size_t out_cap, out_len;
+    uint8_t *in;
+    size_t in_cap;
+    struct link *next; /* idle */
+};
+
+struct cached_facts {
+    uint64_t handle; /* 0: empty */
+    struct key_facts facts;
+};
+
+struct slot {
+    CK_SLOT_ID id;
+    const struct config_slot *config;
+    pthread_mutex_t lock;
+    pthread_cond_t link_free;
+    struct link links[SLOT_LINKS];
+    struct link *idle;
+    /* the client that the HSM knows us as */
+    bool established;
+    unsigned generation;
+    unsigned server; /* index into config->servers */
+    uint8_t cookie[64];
+    uint32_t cookie_len;
+    uint64_t epoch;
+    /* login */
+    bool logged_in;
+    CK_USER_TYPE user_type;
+    struct credentials *credentials;
+    /* sessions */
+    struct session *sessions[SLOT_SESSIONS];
+    unsigned session_count, rw_count;
+    uint64_t session_serial;
+    struct cached_facts facts[FACTS_CACHED];
+};
+
+struct slots {
+    struct slot *all[CONFIG_SLOTS];
+    unsigned count;
+};
+extern struct slots slots;
+
+CK_RV slots_make(const struct config *config);
+void slots_close(bool wipe_only); /* wipe_only: in a forked child, where only descriptors are ours to close */
+
+/* Whether an HSM answers; connects if need be. CKR_TOKEN_NOT_PRESENT. */
+CK_RV slot_present(struct slot *slot);
+/* The facts of another epoch are dropped. */
+void slot_epoch(struct slot *slot, uint64_t epoch);
+
+/* link.c: one connection; errors are logged once. */
+enum link_result { LINK_OK, LINK_REFUSED, LINK_LOST };
+enum link_result link_open(struct link *link, const struct config_server *server, uid_t uid, unsigned timeout_ms);
+void link_close(struct link *link);
+/* Sends out[0..out_len), which begins with room for the header; the answer's payload is in[0..header->length).
+ * *sent: any byte may have reached the HSM. */
+enum link_result link_exchange(struct link *link, uint16_t op, uint64_t session, unsigned patience, struct wire_header *header, bool *sent);
+bool link_room(struct link *link, size_t payload);
+
+#endif
