@@ -19,6 +19,9 @@
 enum {
     DEFAULT_CONNECTIONS = 2048,
     WORKERS_MAX = 64,
+    HELD_MAX = 4,
+    HOLD_NS = 50000,
+    OUT_LIMIT = 65536, /* answers that may wait before no more requests are taken */
     READ_SIZE = 8192,
     OUT_SLACK = 72 * 1024, /* what an answer may need beyond its request: random's 64 KiB, a signature, a tag */
     KEEP_SIZE = 1 << 20,   /* buffers above this are given back after use */
@@ -40,7 +43,7 @@ struct connection {
     uint8_t *in;
     size_t in_at, in_len, in_cap;
     uint8_t *out;
-    size_t out_at, out_len;
+    size_t out_at, out_len, out_cap;
     uint32_t next_free;
 };
 
@@ -50,6 +53,8 @@ struct worker {
     struct crypto_worker *crypto;
     uint8_t *buffer; /* the answer under construction, header first */
     size_t cap;
+    struct connection *held[HELD_MAX]; /* locked, answered, not sent yet */
+    uint32_t held_count;
 };
 
 struct server {
@@ -128,7 +133,8 @@ static void drop(struct connection *connection)
     free(connection->in);
     free(connection->out);
     connection->in = connection->out = NULL;
-    connection->in_at = connection->in_len = connection->in_cap = connection->out_at = connection->out_len = 0;
+    connection->in_at = connection->in_len = connection->in_cap = 0;
+    connection->out_at = connection->out_len = connection->out_cap = 0;
     pthread_mutex_lock(&server->lock);
     connection->next_free = server->free;
     server->free = connection->index;
@@ -171,29 +177,29 @@ static bool flush(struct connection *connection)
         }
         connection->out_at += (size_t)sent;
     }
-    free(connection->out);
-    connection->out = NULL;
+    if (connection->out_cap > KEEP_SIZE) {
+        free(connection->out);
+        connection->out = NULL;
+        connection->out_cap = 0;
+    }
     connection->out_at = connection->out_len = 0;
     return true;
 }
 
-static bool send_frame(struct connection *connection, const uint8_t *frame, size_t len)
+/* Answers wait in the connection's buffer until serve_all sends them: see there. */
+static bool queue_frame(struct connection *connection, const uint8_t *frame, size_t len)
 {
-    ssize_t sent = connection->out_len == 0 ? send(connection->fd, frame, len, MSG_NOSIGNAL | MSG_DONTWAIT) : 0;
-    if (sent < 0 && errno != EAGAIN && errno != EINTR) {
-        return false;
+    if (connection->out_cap - connection->out_len < len) {
+        size_t cap = (connection->out_len + len) * 2;
+        uint8_t *larger = realloc(connection->out, cap);
+        if (larger == NULL) {
+            return false;
+        }
+        connection->out = larger;
+        connection->out_cap = cap;
     }
-    size_t done = sent < 0 ? 0 : (size_t)sent;
-    if (done == len) {
-        return true;
-    }
-    uint8_t *larger = realloc(connection->out, connection->out_len + len - done);
-    if (larger == NULL) {
-        return false;
-    }
-    memcpy(larger + connection->out_len, frame + done, len - done);
-    connection->out = larger;
-    connection->out_len += len - done;
+    memcpy(connection->out + connection->out_len, frame, len);
+    connection->out_len += len;
     return true;
 }
 
@@ -207,7 +213,7 @@ static bool respond(struct connection *connection, const struct wire_header *req
         .epoch = atomic_load(connection->server->parts.epoch),
     };
     wire_set_header(frame, &header);
-    return send_frame(connection, frame, WIRE_HEADER_SIZE + payload);
+    return queue_frame(connection, frame, WIRE_HEADER_SIZE + payload);
 }
 
 static bool reserve(struct connection *connection, size_t cap)
@@ -338,15 +344,20 @@ static bool meet(struct connection *connection, const struct wire_header *header
     return connection->client != NULL || answer_code(connection, header, CKR_ARGUMENTS_BAD);
 }
 
+static uint64_t now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
 static bool lease_over(struct server *server)
 {
     uint64_t until = atomic_load_explicit(server->parts.serve_until, memory_order_relaxed);
     if (until == UINT64_MAX) {
         return false;
     }
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec > until;
+    return now_ns() > until;
 }
 
 static bool worker_room(struct worker *worker, size_t cap)
@@ -427,8 +438,8 @@ static bool serve_frames(struct worker *worker, struct connection *connection)
     if (!flush(connection)) {
         return false;
     }
-    connection->drained = false;
-    while (connection->out_len == 0 && !connection->waiting) {
+    connection->drained = connection->out_len != 0; /* a client that does not read is not read from */
+    while (connection->out_len < OUT_LIMIT && !connection->waiting) {
         struct wire_header header;
         enum progress progress = look(connection, &header);
         if (progress == NEED_MORE) {
@@ -454,6 +465,7 @@ static bool serve_frames(struct worker *worker, struct connection *connection)
             OPENSSL_cleanse((uint8_t *)(uintptr_t)payload, header.length);
         }
     }
+    connection->drained = false; /* whole frames may be left in the buffer */
     return true;
 }
 
@@ -467,21 +479,37 @@ static void give_back(struct connection *connection)
     }
 }
 
-static void serve(struct worker *worker, uint32_t index, uint32_t generation, uint32_t events)
+/* Takes up what a ready connection has; true: it stays locked, with answers to send. */
+static bool serve(struct worker *worker, uint32_t index, uint32_t generation, uint32_t events)
 {
     struct connection *connection = &worker->server->slots[index];
     pthread_mutex_lock(&connection->lock);
     if (connection->fd >= 0 && connection->generation == generation) {
         bool hung_up = connection->waiting && (events & (EPOLLHUP | EPOLLERR)) != 0;
         bool kicked = connection->client != NULL && rights_kicked(worker->server->parts.rights, connection->client);
-        if (hung_up || kicked || !serve_frames(worker, connection)) {
-            drop(connection);
-        } else {
-            give_back(connection);
-            arm(connection);
+        if (!hung_up && !kicked && serve_frames(worker, connection)) {
+            worker->held[worker->held_count++] = connection;
+            return true;
         }
+        drop(connection);
     }
     pthread_mutex_unlock(&connection->lock);
+    return false;
+}
+
+static void send_held(struct worker *worker)
+{
+    for (uint32_t i = 0; i < worker->held_count; i++) {
+        struct connection *connection = worker->held[i];
+        if (flush(connection)) {
+            give_back(connection);
+            arm(connection);
+        } else {
+            drop(connection);
+        }
+        pthread_mutex_unlock(&connection->lock);
+    }
+    worker->held_count = 0;
 }
 
 static bool admit(struct server *server, int fd)
@@ -529,24 +557,33 @@ static void accept_some(struct server *server)
     }
 }
 
+/* While other requests are ready, answers are held for a moment and sent together: each send wakes a client, who may take
+ * this thread's processor at once, and a switch there and back costs as much as a signature. */
 static void *work(void *argument)
 {
     struct worker *worker = argument;
     struct server *server = worker->server;
+    uint64_t since = 0;
     for (;;) {
         struct epoll_event event;
-        int n = epoll_wait(server->epoll, &event, 1, -1);
+        int n = epoll_wait(server->epoll, &event, 1, worker->held_count == 0 ? -1 : 0);
         if (n <= 0) {
+            send_held(worker);
             continue;
         }
         uint32_t index = (uint32_t)event.data.u64;
         if (index == STOPPER) {
+            send_held(worker);
             return NULL;
         }
         if (index == LISTENER) {
             accept_some(server);
-        } else {
-            serve(worker, index, (uint32_t)(event.data.u64 >> 32), event.events);
+        } else if (serve(worker, index, (uint32_t)(event.data.u64 >> 32), event.events)) {
+            uint64_t now = now_ns();
+            since = worker->held_count == 1 ? now : since;
+            if (worker->held_count == HELD_MAX || now - since > HOLD_NS) {
+                send_held(worker);
+            }
         }
     }
 }
@@ -621,7 +658,7 @@ void server_answer(struct server *server, struct held *held, uint64_t rv, const 
         pthread_mutex_lock(&connection->lock);
         if (still_there(held)) {
             connection->waiting = false;
-            if (respond(connection, &held->header, rv, frame, len)) {
+            if (respond(connection, &held->header, rv, frame, len) && flush(connection)) {
                 connection->drained = false; /* look again: more frames may be buffered */
                 arm(connection);
             } else {

@@ -166,9 +166,11 @@ static struct wire_mechanism chained(const struct operation *operation, CK_MECHA
     return mechanism;
 }
 
-/* The counter is the low counter_bits of the block, big-endian. True when it has come round: there are no more blocks. */
+/* The counter is the low counter_bits of the block, big-endian. True when it has come round: no blocks are left, unless
+ * the whole block counts, as then the start is arbitrary. */
 static bool count_blocks(uint8_t block[AES_BLOCK], uint64_t counter_bits, size_t blocks)
 {
+    bool all = counter_bits == 8 * AES_BLOCK;
     size_t carry = blocks;
     for (size_t i = AES_BLOCK; i-- > 0 && counter_bits > 0;) {
         unsigned width = counter_bits < 8 ? (unsigned)counter_bits : 8;
@@ -178,7 +180,7 @@ static bool count_blocks(uint8_t block[AES_BLOCK], uint64_t counter_bits, size_t
         carry = sum >> width;
         counter_bits -= width;
     }
-    return carry != 0;
+    return carry != 0 && !all;
 }
 
 /* `len` is a multiple of the block. The next chaining block is taken from the ciphertext: before the call for

@@ -2,6 +2,7 @@
 #include <assert.h>
 #include <errno.h>
 #include <openssl/crypto.h>
+#include <poll.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/socket.h>
@@ -58,7 +59,6 @@ enum link_result link_open(struct link *link, const struct config_server *server
         log_line(LEVEL_ERROR, "no socket: %s", strerror(errno));
         return LINK_REFUSED;
     }
-    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof timeout);
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
     if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0) {
         log_line(LEVEL_DEBUG, "%s: %s", server->socket, strerror(errno));
@@ -128,16 +128,32 @@ static bool send_all(struct link *link, bool *sent)
     return true;
 }
 
+/* Waits in poll, not in recv: when the HSM takes our request off its queue, Linux wakes whoever sleeps in recv on this end
+ * (unix_write_space), who finds nothing and sleeps again: two context switches a signature. */
+static bool wait_readable(int fd, unsigned patience)
+{
+    struct pollfd one = {.fd = fd, .events = POLLIN};
+    int timeout = (int)(module_config()->timeout_ms);
+    for (;;) {
+        int ready = poll(&one, 1, timeout);
+        if (ready > 0) {
+            return true;
+        }
+        if (ready == 0 && --patience == 0) {
+            return false;
+        }
+        if (ready < 0 && errno != EINTR) {
+            return false;
+        }
+    }
+}
+
 /* Reads until `want` bytes are there, and what else came with them. `patience`: how many timeouts in a row are fine. */
 static bool receive(struct link *link, size_t *have, size_t want, unsigned patience)
 {
     while (*have < want) {
-        ssize_t some = recv(link->fd, link->in + *have, link->in_cap - *have, 0);
-        if (some < 0 && errno == EINTR) {
-            continue;
-        }
-        if (some < 0 && (errno == EAGAIN || errno == EWOULDBLOCK) && patience > 1) {
-            patience--;
+        ssize_t some = wait_readable(link->fd, patience) ? recv(link->fd, link->in + *have, link->in_cap - *have, MSG_DONTWAIT) : 0;
+        if (some < 0 && (errno == EINTR || errno == EAGAIN)) {
             continue;
         }
         if (some <= 0) {

@@ -93,7 +93,7 @@ static CK_RV convert_gcm(struct conversion *c)
         PARAM_REQUIRE(params.pIv != NULL && params.ulIvLen == GCM_HSM_IV);
         gcm->iv = wire_bytes(NULL, 0);
     } else {
-        PARAM_REQUIRE(params.ulIvLen >= 1 && params.ulIvLen <= 256);
+        PARAM_REQUIRE(params.ulIvLen >= 1 && params.ulIvLen <= GCM_IV_MAX);
         CKR_TRY(view(params.pIv, params.ulIvLen, &gcm->iv));
     }
     gcm->iv_bits = (uint64_t)gcm->iv.len * 8; /* ulIvBits is 0 or wrong in too many callers, ulIvLen says the same */

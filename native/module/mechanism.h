@@ -14,6 +14,7 @@
 enum {
     MECHANISM_ROOM = 4096,         /* the encoded segments of an SP 800-108 derivation */
     MECHANISM_MAX_BYTES = 1048576, /* the longest byte string in a parameter, additional data of GCM included */
+    GCM_IV_MAX = 128,              /* the specification has 256, OpenSSL 3.0 stops here */
     GCM_HSM_IV = 12,               /* bytes of an IV that the HSM makes */
     MECHANISM_MAX_DATA = INT32_MAX, /* what any one call takes: a length near 2^32 is a mistake, not a message */
 };
@@ -32,8 +33,9 @@ CK_RV mechanism_convert(const CK_MECHANISM *in, CK_FLAGS function, bool cloudhsm
 /* Where to write the IV that the HSM made for this (converted) mechanism: GCM_HSM_IV bytes; NULL: nowhere. */
 CK_BYTE_PTR mechanism_iv_out(const CK_MECHANISM *in, const struct wire_mechanism *converted);
 
-/* Bytes that the views of a mechanism take together; mechanism_keep copies them to `bytes` and points them there. */
+/* Bytes that the views of a mechanism take together. */
 size_t mechanism_bytes(const struct wire_mechanism *mechanism);
+/* Copies them to `bytes` and points the views there; not for derivations. */
 void mechanism_keep(struct wire_mechanism *mechanism, uint8_t *bytes);
 
 /* Local checks of C_SignInit and its kind. `usage` is the KEY_FACTS bit that the function needs. */

@@ -5,45 +5,55 @@
 
 /* ---- what an operation keeps ----------------------------------------------------------------------------------- */
 
-/* The views of the kinds that sign, verify, encrypt and decrypt take. */
-static size_t kept_views(struct wire_mechanism *mechanism, struct wire_bytes *views[2])
+static size_t views_of(struct wire_mechanism *mechanism, struct wire_bytes *views[2])
 {
+    size_t count = 0;
     switch ((enum wire_kind)mechanism->kind) {
     case WIRE_KIND_IV:
-        views[0] = &mechanism->as.iv.iv;
-        return 1;
+        views[count++] = &mechanism->as.iv.iv;
+        break;
     case WIRE_KIND_GCM:
-        views[0] = &mechanism->as.gcm.iv;
-        views[1] = &mechanism->as.gcm.aad;
-        return 2;
+        views[count++] = &mechanism->as.gcm.iv;
+        views[count++] = &mechanism->as.gcm.aad;
+        break;
     case WIRE_KIND_CTR:
-        views[0] = &mechanism->as.ctr.counter_block;
-        return 1;
+        views[count++] = &mechanism->as.ctr.counter_block;
+        break;
     case WIRE_KIND_OAEP:
-        views[0] = &mechanism->as.oaep.label;
-        return 1;
+        views[count++] = &mechanism->as.oaep.label;
+        break;
+    case WIRE_KIND_RSA_AES:
+        views[count++] = &mechanism->as.rsa_aes.label;
+        break;
+    case WIRE_KIND_ECDH1:
+        views[count++] = &mechanism->as.ecdh1.shared_data;
+        views[count++] = &mechanism->as.ecdh1.public_data;
+        break;
     case WIRE_KIND_EDDSA:
-        views[0] = &mechanism->as.eddsa.context;
-        return 1;
+        views[count++] = &mechanism->as.eddsa.context;
+        break;
+    case WIRE_KIND_HKDF:
+        views[count++] = &mechanism->as.hkdf.salt;
+        views[count++] = &mechanism->as.hkdf.info;
+        break;
+    case WIRE_KIND_DATA:
+        views[count++] = &mechanism->as.data.data;
+        break;
     case WIRE_KIND_NONE:
     case WIRE_KIND_PSS:
-    case WIRE_KIND_ECDH1:
-    case WIRE_KIND_HKDF:
-    case WIRE_KIND_SP800_108:
-    case WIRE_KIND_RSA_AES:
+    case WIRE_KIND_SP800_108: /* a list: see mechanism_bytes */
     case WIRE_KIND_MAC_GENERAL:
-    case WIRE_KIND_DATA:
         break;
     }
-    return 0;
+    return count;
 }
 
 size_t mechanism_bytes(const struct wire_mechanism *mechanism)
 {
     struct wire_mechanism copy = *mechanism;
     struct wire_bytes *views[2];
-    size_t count = kept_views(&copy, views);
-    size_t total = 0;
+    size_t count = views_of(&copy, views);
+    size_t total = mechanism->kind == WIRE_KIND_SP800_108 ? mechanism->as.sp800_108.segments.len : 0;
     for (size_t i = 0; i < count; i++) {
         total += views[i]->len;
     }
@@ -53,7 +63,7 @@ size_t mechanism_bytes(const struct wire_mechanism *mechanism)
 void mechanism_keep(struct wire_mechanism *mechanism, uint8_t *bytes)
 {
     struct wire_bytes *views[2];
-    size_t count = kept_views(mechanism, views);
+    size_t count = views_of(mechanism, views);
     for (size_t i = 0; i < count; i++) {
         if (views[i]->len > 0) {
             memcpy(bytes, views[i]->data, views[i]->len);
@@ -139,8 +149,8 @@ size_t mechanism_max_data(const struct mechanism_info *info, const struct wire_m
         CK_MECHANISM_TYPE type;
         size_t max;
     } aws[] = {
-        {CKM_SHA_1_HMAC, 16288},  {CKM_SHA224_HMAC, 16256}, {CKM_SHA256_HMAC, 16288},      {CKM_SHA384_HMAC, 16224},
-        {CKM_SHA512_HMAC, 16224}, {CKM_AES_CBC, 16272},     {CKM_AES_GCM, 16224},          {CKM_CLOUDHSM_AES_GCM, 16224},
+        {CKM_SHA_1_HMAC, 16288},  {CKM_SHA224_HMAC, 16256}, {CKM_SHA256_HMAC, 16288}, {CKM_SHA384_HMAC, 16224},
+        {CKM_SHA512_HMAC, 16224}, {CKM_AES_CBC, 16272},     {CKM_AES_GCM, 16224},     {CKM_CLOUDHSM_AES_GCM, 16224},
     };
     for (size_t i = 0; cloudhsm && i < sizeof aws / sizeof *aws; i++) {
         if (aws[i].type == info->type) {

@@ -10,15 +10,13 @@
 enum { REQUEST_FIXED = 160 };
 
 /* Sends `request` and reads `response`; the views of the response live until call_end. */
-#define EXCHANGE(rv, call, kind, request, response)                              \
-    do {                                                                         \
-        (rv) = CKR_WIRE(wire_put_##kind##_request(&(call).request, &(request))); \
-        if ((rv) == CKR_OK) {                                                    \
-            (rv) = call_run(&(call));                                            \
-        }                                                                        \
-        if ((rv) == CKR_OK) {                                                    \
-            (rv) = CKR_WIRE(wire_get_##kind##_response(&(call).response, &(response))); \
-        }                                                                        \
+#define EXCHANGE(rv, call, kind, request, response)                                       \
+    do {                                                                                  \
+        (rv) = CKR_WIRE(wire_put_##kind##_request(&(call).request, &(request)));          \
+        (rv) = (rv) == CKR_OK ? call_run(&(call)) : (rv);                                 \
+        if ((rv) == CKR_OK) {                                                             \
+            (rv) = CKR_WIRE(wire_get_##kind##_response(&(call).response, &(response)));   \
+        }                                                                                 \
     } while (0)
 
 static CK_RV begin(struct call *call, struct session *session, enum wire_op op, const struct wire_mechanism *mechanism,

@@ -392,6 +392,9 @@ static void test_counter(void)
     got = sizeof cipher;
     IS(CKR_DATA_LEN_RANGE, C_EncryptUpdate(1, plain, 1, cipher, &got));
     IS(CKR_OPERATION_NOT_INITIALIZED, C_EncryptFinal(1, cipher, &got));
+    memset(params.cb, 0xFF, sizeof params.cb);
+    params.ulCounterBits = 128;
+    check_round(&mechanism, 100, 20, true);
 }
 
 /* ---- states ---------------------------------------------------------------------------------------------------- */

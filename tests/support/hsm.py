@@ -1,0 +1,306 @@
+"""HSM processes of a test's own: started from config.json alone, without the fleet, in a folder that goes with the test."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from hsmsim.errors import CkrError
+from hsmsim.hsm import messages as m
+from hsmsim.hsm import roots
+from hsmsim.hsm.client import HsmClient
+from hsmsim.hsm.cryptoki import CKA, CKF, CKK, CKM, CKO, CKR, CKU
+from hsmsim.hsm.wire import Attr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[2]
+SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
+CLUSTER = "cluster-aaaaaaaaaaa"
+ADMIN = "admin-password"
+USERS = {"alice": "alice-password", "bob": "bob-password", "carol": "carol-password"}
+P256 = bytes.fromhex("06082a8648ce3d030107")
+NONE = m.NoneParams()
+Values = dict[CKA, Any]
+
+
+def template(values: Values) -> tuple[Attr, ...]:
+    """A template as the module sends it."""
+    return tuple(Attr(name, encoded(value)) for name, value in values.items())
+
+
+def encoded(value: Any) -> bytes:
+    if isinstance(value, bool):
+        return bytes([value])
+    if isinstance(value, int):
+        return value.to_bytes(8, "little")
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, tuple):
+        return b"".join(number.to_bytes(8, "little") for number in value)
+    return bytes(value)
+
+
+def mechanism(kind: CKM, params: Any = NONE) -> m.Mechanism:
+    return m.Mechanism(kind, params)
+
+
+def refused(rv: CKR) -> Any:
+    """A context in which a call must be answered with this code."""
+
+    @contextmanager
+    def expect() -> Iterator[None]:
+        try:
+            yield
+        except CkrError as error:
+            assert CKR(error.rv) is rv, f"{CKR(error.rv).name} instead of {rv.name}"
+        else:
+            raise AssertionError(f"not refused, {rv.name} expected")
+
+    return expect()
+
+
+class Client:
+    """An application on one HSM: one connection, session 1 read/write."""
+
+    def __init__(self, path: Path, partition: str = "", *, profile: int = 0) -> None:
+        self.wire = HsmClient.connect(path, partition, profile=profile)
+        self.open(1)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.wire.close()
+
+    def call(self, request: Any, session: int = 1) -> Any:
+        return self.wire.call(request, session)
+
+    def open(self, session: int, flags: int = CKF.SERIAL_SESSION | CKF.RW_SESSION) -> None:
+        self.call(m.OpenSessionsRequest((session,), (flags,)))
+
+    def login(self, name: str, password: str | None = None, kind: CKU = CKU.USER) -> m.LoginResponse:
+        answer: m.LoginResponse = self.wire.login(name, password or USERS[name], kind)
+        return answer
+
+    def admin(self, password: str = ADMIN) -> Self:
+        self.login("admin", password, CKU.SO)
+        return self
+
+    def logout(self) -> None:
+        self.call(m.LogoutRequest())
+
+    def aes(self, *, length: int = 32, session: int = 1, **given: Any) -> int:
+        values: Values = {CKA.VALUE_LEN: length, **_named(given)}
+        answer = self.call(m.GenerateKeyRequest(mechanism(CKM.AES_KEY_GEN), template(values)), session)
+        return int(answer.key)
+
+    def secret(self, *, length: int = 32, **given: Any) -> int:
+        values: Values = {CKA.VALUE_LEN: length, **_named(given)}
+        return int(self.call(m.GenerateKeyRequest(mechanism(CKM.GENERIC_SECRET_KEY_GEN), template(values))).key)
+
+    def ec(self, *, curve: bytes = P256, kind: CKM = CKM.EC_KEY_PAIR_GEN, public: Values | None = None, **private: Any) -> tuple[int, int]:
+        return self._pair(kind, {CKA.EC_PARAMS: curve, **(public or {})}, _named(private))
+
+    def rsa(self, *, bits: int = 2048, public: Values | None = None, **private: Any) -> tuple[int, int]:
+        return self._pair(CKM.RSA_PKCS_KEY_PAIR_GEN, {CKA.MODULUS_BITS: bits, **(public or {})}, _named(private))
+
+    def _pair(self, kind: CKM, public: Values, private: Values) -> tuple[int, int]:
+        for name in (CKA.TOKEN, CKA.LABEL, CKA.ID):
+            if name in private:
+                public.setdefault(name, private[name])
+        answer = self.call(m.GenerateKeyPairRequest(mechanism(kind), template(public), template(private)))
+        return answer.public_key, answer.private_key
+
+    def create(self, values: Values) -> int:
+        return int(self.call(m.CreateObjectRequest(template(values))).object)
+
+    def destroy(self, handle: int) -> None:
+        self.call(m.DestroyObjectRequest(handle))
+
+    def find(self, **wanted: Any) -> tuple[int, ...]:
+        found: tuple[int, ...] = self.call(m.FindRequest(template(_named(wanted)))).objects
+        return found
+
+    def get(self, handle: int, *names: CKA) -> tuple[bytes | None, ...]:
+        answer = self.call(m.GetAttributesRequest(handle, names))
+        return tuple(one.value for one in answer.template)
+
+    def set(self, handle: int, **given: Any) -> None:
+        self.call(m.SetAttributesRequest(handle, template(_named(given))))
+
+    def sign(self, key: int, data: bytes, kind: CKM = CKM.ECDSA, params: Any = NONE, *, digested: int = 0) -> bytes:
+        return bytes(self.call(m.SignRequest(key, mechanism(kind, params), digested, data)).signature)
+
+    def verify(
+        self, key: int, data: bytes, signature: bytes, kind: CKM = CKM.ECDSA, params: Any = NONE, *, digested: int = 0
+    ) -> None:
+        self.call(m.VerifyRequest(key, mechanism(kind, params), digested, data, signature))
+
+    def encrypt(self, key: int, data: bytes, kind: CKM = CKM.AES_ECB, params: Any = NONE) -> bytes:
+        return bytes(self.call(m.EncryptRequest(key, mechanism(kind, params), data)).data)
+
+    def decrypt(self, key: int, data: bytes, kind: CKM = CKM.AES_ECB, params: Any = NONE) -> bytes:
+        return bytes(self.call(m.DecryptRequest(key, mechanism(kind, params), data)).data)
+
+    def wrap(self, wrapping: int, key: int, kind: CKM = CKM.AES_KEY_WRAP_PAD, params: Any = NONE) -> bytes:
+        return bytes(self.call(m.WrapKeyRequest(mechanism(kind, params), wrapping, key)).wrapped)
+
+    def unwrap(
+        self, unwrapping: int, wrapped: bytes, kind: CKM = CKM.AES_KEY_WRAP_PAD, params: Any = NONE, **given: Any
+    ) -> int:
+        values = {CKA.CLASS: CKO.SECRET_KEY, CKA.KEY_TYPE: CKK.AES, **_named(given)}
+        return int(self.call(m.UnwrapKeyRequest(mechanism(kind, params), unwrapping, wrapped, template(values))).key)
+
+
+def _named(given: dict[str, Any]) -> Values:
+    """Attributes by their names in lower case: token=True, wrap_with_trusted=True."""
+    return {CKA["CLASS" if name == "object_class" else name.upper()]: value for name, value in given.items()}
+
+
+@dataclass(slots=True)
+class Hsm:
+    """One HSM process."""
+
+    home: Path
+    hsm_id: str
+    config: dict[str, Any]
+    process: subprocess.Popen[bytes] | None = None
+
+    @property
+    def folder(self) -> Path:
+        return self.home / "hsms" / self.hsm_id
+
+    @property
+    def socket(self) -> Path:
+        return Path(self.config["socket"])
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "hsm.log").read_text(encoding="utf-8", errors="replace")
+
+    @property
+    def running(self) -> subprocess.Popen[bytes]:
+        assert self.process is not None, "not started"
+        return self.process
+
+    def start(self, *, wait: bool = True) -> Self:
+        (self.folder / "config.json").write_text(json.dumps(self.config), encoding="utf-8")
+        with (self.folder / "hsm.log").open("ab") as log:
+            command = [sys.executable, "-P", "-m", "hsmsim.hsm", "--config", str(self.folder / "config.json")]
+            self.process = subprocess.Popen(
+                command, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)}
+            )
+        if wait:
+            self.wait()
+        return self
+
+    def wait(self, seconds: float = 60) -> None:
+        deadline = time.monotonic() + seconds
+        while True:
+            assert self.running.poll() is None, f"{self.hsm_id} ended:\n{self.log}"
+            try:
+                self.info()
+            except OSError:
+                assert time.monotonic() < deadline, f"{self.hsm_id} does not answer:\n{self.log}"
+                time.sleep(0.02)
+            else:
+                return
+
+    def info(self) -> m.HsmInfoResponse:
+        connection = HsmClient(self.socket)
+        try:
+            answer: m.HsmInfoResponse = connection.call(m.HsmInfoRequest())
+            return answer
+        finally:
+            connection.close()
+
+    def settled(self, seconds: float = 60) -> m.HsmInfoResponse:
+        """Wait until the vault has followed the rows."""
+        deadline = time.monotonic() + seconds
+        while (info := self.info()).vault_pending:
+            assert time.monotonic() < deadline, f"{info}\n{self.log}"
+            time.sleep(0.01)
+        return info
+
+    def end(self, how: signal.Signals = signal.SIGTERM) -> int:
+        if self.process is None:
+            return 0
+        process, self.process = self.process, None
+        process.send_signal(how)
+        return process.wait(30)
+
+    def client(self, partition: str = "", *, profile: int = 0) -> Client:
+        return Client(self.socket, partition, profile=profile)
+
+    def user(self, name: str, *, profile: int = 0) -> Client:
+        client = self.client(profile=profile)
+        client.login(name)
+        return client
+
+
+@dataclass(slots=True)
+class Cluster:
+    """A cluster whose HSMs are Hsm objects. Active, with the crypto users of USERS."""
+
+    home: Path
+    engine: str = "fast"
+    check: bool = False
+    hsms: list[Hsm] = field(default_factory=list)
+
+    @property
+    def database_url(self) -> str:
+        return f"sqlite:///{self.home}/cluster.db"
+
+    def add(self) -> Hsm:
+        hsm_id = f"hsm-{'abcdefg'[len(self.hsms)] * 11}"
+        roots.manufacture(self.home, hsm_id)
+        config = {
+            "hsm_id": hsm_id,
+            "cluster_id": CLUSTER,
+            "database_url": self.database_url,
+            "socket": str(self.home / f"{hsm_id}.sock"),
+            "folder": str(self.home / "hsms" / hsm_id),
+            "engine": self.engine,
+            "softhsm_library": SOFTHSM,
+            "availability_check": self.check,
+            "model": "hsm2m.medium",
+            "workers": 0,
+        }
+        hsm = Hsm(self.home, hsm_id, config)
+        self.hsms.append(hsm)
+        return hsm.start()
+
+    def activate(self) -> None:
+        with self.hsms[0].client() as client:
+            client.call(m.ActivateRequest(ADMIN.encode()))
+            client.admin()
+            for name, password in USERS.items():
+                client.call(m.UserCreateRequest(name.encode(), 2, password.encode()))
+
+
+@contextmanager
+def cluster(*, hsms: int = 1, engine: str = "fast", check: bool = False) -> Iterator[Cluster]:
+    """An active cluster, gone at the end."""
+    home = Path(tempfile.mkdtemp(prefix="hsmsim-firmware-"))
+    made = Cluster(home, engine, check)
+    try:
+        for _ in range(hsms):
+            made.add()
+        made.activate()
+        yield made
+    finally:
+        for hsm in made.hsms:
+            hsm.end(signal.SIGKILL)
+        shutil.rmtree(home)
