@@ -15,7 +15,8 @@ CK_RV C_Decrypt(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pEncryptedData, CK_ULONG
 {
     struct session *session;
     CKR_TRY(session_enter(hSession, &session));
-    return session_leave(session, call_cipher_whole(session, false, pEncryptedData, ulEncryptedDataLen, pData, pulDataLen));
+    return session_leave(session, call_cipher_whole(session, false, pEncryptedData, ulEncryptedDataLen, pData,
+                                                    pulDataLen));
 }
 
 CK_RV C_DecryptUpdate(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pEncryptedPart, CK_ULONG ulEncryptedPartLen,
@@ -23,7 +24,8 @@ CK_RV C_DecryptUpdate(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pEncryptedPart, CK
 {
     struct session *session;
     CKR_TRY(session_enter(hSession, &session));
-    return session_leave(session, call_cipher_part(session, false, pEncryptedPart, ulEncryptedPartLen, pPart, pulPartLen));
+    return session_leave(session, call_cipher_part(session, false, pEncryptedPart, ulEncryptedPartLen, pPart,
+                                                   pulPartLen));
 }
 
 CK_RV C_DecryptFinal(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pLastPart, CK_ULONG_PTR pulLastPartLen)

@@ -15,7 +15,8 @@ CK_RV C_Encrypt(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pData, CK_ULONG ulDataLe
 {
     struct session *session;
     CKR_TRY(session_enter(hSession, &session));
-    return session_leave(session, call_cipher_whole(session, true, pData, ulDataLen, pEncryptedData, pulEncryptedDataLen));
+    return session_leave(session, call_cipher_whole(session, true, pData, ulDataLen, pEncryptedData,
+                                                    pulEncryptedDataLen));
 }
 
 CK_RV C_EncryptUpdate(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pPart, CK_ULONG ulPartLen, CK_BYTE_PTR pEncryptedPart,
@@ -23,7 +24,8 @@ CK_RV C_EncryptUpdate(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pPart, CK_ULONG ul
 {
     struct session *session;
     CKR_TRY(session_enter(hSession, &session));
-    return session_leave(session, call_cipher_part(session, true, pPart, ulPartLen, pEncryptedPart, pulEncryptedPartLen));
+    return session_leave(session, call_cipher_part(session, true, pPart, ulPartLen, pEncryptedPart,
+                                                   pulEncryptedPartLen));
 }
 
 CK_RV C_EncryptFinal(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pLastEncryptedPart, CK_ULONG_PTR pulLastEncryptedPartLen)

@@ -259,7 +259,7 @@ static CK_RV convert_data(struct conversion *c)
     return view(params.pData, params.ulLen, &c->out->as.data.data);
 }
 
-/* ---- SP 800-108: the structures of 3.0 and AWS's, which lack the byte order; segments leave in 3.0's numbering ---- */
+/* ---- SP 800-108: the structures of 3.0 and AWS's without the byte order; segments leave in 3.0's numbering ------- */
 
 enum { SP800_MAX_SEGMENTS = 32 };
 

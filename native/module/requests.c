@@ -22,7 +22,8 @@ enum { REQUEST_FIXED = 160 };
 static CK_RV begin(struct call *call, struct session *session, enum wire_op op, const struct wire_mechanism *mechanism,
                    size_t data)
 {
-    return call_begin(call, session->slot, (uint16_t)op, session->id, REQUEST_FIXED + mechanism_bytes(mechanism) + data);
+    size_t room = REQUEST_FIXED + mechanism_bytes(mechanism) + data;
+    return call_begin(call, session->slot, (uint16_t)op, session->id, room);
 }
 
 static CK_RV copy_out(struct wire_bytes from, uint8_t *out, size_t *out_len)

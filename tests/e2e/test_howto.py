@@ -1,0 +1,32 @@
+"""Every how-to page does what it says, command by command."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.e2e.howto import run_page
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tests.conftest import Simulator
+
+PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "how-to").glob("*.md"))
+DESTRUCTIVE = {"failover.md", "partitions.md"}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in DESTRUCTIVE], ids=lambda page: page.stem)
+def test_page(page: Path, simulator: Simulator, tmp_path: Path) -> None:
+    """Against the session's simulator; pages delete the keys that they make."""
+    run_page(page, tmp_path, simulator.environment)
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name in DESTRUCTIVE], ids=lambda page: page.stem)
+def test_page_that_changes_the_cluster(
+    page: Path, new_simulator: Callable[..., Simulator], tmp_path: Path
+) -> None:
+    """Against a simulator of its own."""
+    run_page(page, tmp_path, new_simulator().environment)
