@@ -23,6 +23,8 @@ COMMANDS: Final = {
     "key": "hsmsim.cli.key:key",
     "partition": "hsmsim.cli.partition:partition",
     "configure-pkcs11": "hsmsim.cli.pkcs11:configure",
+    "demo": "hsmsim.cli.demo:demo",
+    "bench": "hsmsim.cli.bench:bench",
 }
 
 

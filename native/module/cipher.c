@@ -96,7 +96,7 @@ CK_RV cipher_part_size(const struct operation *operation, bool encrypt, size_t l
     case WAY_STREAM:
         break;
     }
-    return CKR_MECHANISM_INVALID;
+    return operation_no_parts(operation);
 }
 
 CK_RV cipher_last_size(const struct operation *operation, bool encrypt, size_t *size)
@@ -112,7 +112,7 @@ CK_RV cipher_last_size(const struct operation *operation, bool encrypt, size_t *
     case WAY_STREAM:
         break;
     }
-    return CKR_MECHANISM_INVALID;
+    return operation_no_parts(operation);
 }
 
 /* ---- one frame ------------------------------------------------------------------------------------------------- */

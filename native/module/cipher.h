@@ -12,7 +12,7 @@ CK_RV cipher_size(const struct operation *operation, bool encrypt, size_t len, s
 CK_RV cipher_whole(struct session *session, struct operation *operation, bool encrypt, const uint8_t *in, size_t len,
                    uint8_t *out, size_t *out_len);
 
-/* What C_EncryptUpdate gives for a part: exact. CKR_MECHANISM_INVALID: the mechanism takes no parts. */
+/* What C_EncryptUpdate gives for a part: exact. operation_no_parts if the mechanism takes none. */
 CK_RV cipher_part_size(const struct operation *operation, bool encrypt, size_t len, size_t *size);
 CK_RV cipher_part(struct session *session, struct operation *operation, bool encrypt, const uint8_t *in, size_t len,
                   uint8_t *out, size_t *out_len);

@@ -142,6 +142,11 @@ CK_RV operation_whole(struct session *session, enum operation_family family, boo
                                             : operation_done(session, *out, size_query, CKR_OPERATION_ACTIVE);
 }
 
+CK_RV operation_no_parts(const struct operation *operation)
+{
+    return operation->cloudhsm ? CKR_MECHANISM_INVALID : CKR_FUNCTION_NOT_SUPPORTED;
+}
+
 CK_RV operation_done(struct session *session, struct operation *operation, bool size_query, CK_RV rv)
 {
     if (!size_query && rv != CKR_BUFFER_TOO_SMALL) {

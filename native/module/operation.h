@@ -77,6 +77,9 @@ CK_RV operation_init(struct session *session, enum operation_family family, cons
 /* CKR_OPERATION_NOT_INITIALIZED, and for a call with a whole message CKR_OPERATION_ACTIVE after an Update. */
 CK_RV operation_active(struct session *session, enum operation_family family, struct operation **out);
 CK_RV operation_whole(struct session *session, enum operation_family family, bool size_query, struct operation **out);
+/* What an Update or a Final of WAY_SINGLE answers: AWS's code in its profile, else the one that tools take for what it
+ * is (pkcs11-tool --test). */
+CK_RV operation_no_parts(const struct operation *operation);
 /* After the call: ends the operation unless it goes on. Returns rv. */
 CK_RV operation_done(struct session *session, struct operation *operation, bool size_query, CK_RV rv);
 CK_RV operation_part_done(struct session *session, struct operation *operation, bool size_query, CK_RV rv);

@@ -137,7 +137,7 @@ CK_RV signature_part(struct session *session, struct operation *operation, bool 
     case WAY_WHOLE:
         break;
     }
-    return CKR_MECHANISM_INVALID;
+    return operation_no_parts(operation);
 }
 
 /* What to send when the message ends without a stream: the digest, or what was gathered. */
@@ -157,7 +157,7 @@ static CK_RV message_end(struct operation *operation, uint8_t digest[DIGEST_MAX]
     case WAY_WHOLE:
         break;
     }
-    return CKR_MECHANISM_INVALID;
+    return operation_no_parts(operation);
 }
 
 CK_RV signature_make_last(struct session *session, struct operation *operation, uint8_t *out, size_t *out_len)
@@ -165,7 +165,7 @@ CK_RV signature_make_last(struct session *session, struct operation *operation, 
     uint8_t digest[DIGEST_MAX];
     struct wire_bytes data;
     size_t room = *out_len;
-    CKR_REQUIRE(operation->way != WAY_SINGLE, CKR_MECHANISM_INVALID);
+    CKR_REQUIRE(operation->way != WAY_SINGLE, operation_no_parts(operation));
     CKR_TRY(room_for(operation, out_len));
     *out_len = room;
     if (operation->stream != 0) {
@@ -180,7 +180,7 @@ CK_RV signature_check_last(struct session *session, struct operation *operation,
     uint8_t digest[DIGEST_MAX];
     struct wire_bytes data;
     size_t none = 0;
-    CKR_REQUIRE(operation->way != WAY_SINGLE, CKR_MECHANISM_INVALID);
+    CKR_REQUIRE(operation->way != WAY_SINGLE, operation_no_parts(operation));
     CKR_TRY(right_length(operation, signature));
     if (operation->stream != 0) {
         return request_mac_final(session, operation, signature, NULL, &none);

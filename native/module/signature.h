@@ -11,7 +11,7 @@ CK_RV signature_make(struct session *session, struct operation *operation, struc
 CK_RV signature_check(struct session *session, struct operation *operation, struct wire_bytes data,
                       struct wire_bytes signature);
 
-/* CKR_MECHANISM_INVALID: the mechanism takes no parts. verify: the stream is to compare at its end. */
+/* operation_no_parts if the mechanism takes none. verify: the stream is to compare at its end. */
 CK_RV signature_part(struct session *session, struct operation *operation, bool verify, const uint8_t *data,
                      size_t len);
 CK_RV signature_make_last(struct session *session, struct operation *operation, uint8_t *out, size_t *out_len);

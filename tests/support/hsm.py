@@ -1,4 +1,4 @@
-"""HSM processes of a test's own: started from config.json alone, without the fleet, in a folder that goes with the test."""
+"""HSM processes of a test's own, started from config.json without the fleet, in a folder that goes with the test."""
 
 from __future__ import annotations
 
@@ -110,7 +110,9 @@ class Client:
         values: Values = {CKA.VALUE_LEN: length, **_named(given)}
         return int(self.call(m.GenerateKeyRequest(mechanism(CKM.GENERIC_SECRET_KEY_GEN), template(values))).key)
 
-    def ec(self, *, curve: bytes = P256, kind: CKM = CKM.EC_KEY_PAIR_GEN, public: Values | None = None, **private: Any) -> tuple[int, int]:
+    def ec(
+        self, *, curve: bytes = P256, kind: CKM = CKM.EC_KEY_PAIR_GEN, public: Values | None = None, **private: Any
+    ) -> tuple[int, int]:
         return self._pair(kind, {CKA.EC_PARAMS: curve, **(public or {})}, _named(private))
 
     def rsa(self, *, bits: int = 2048, public: Values | None = None, **private: Any) -> tuple[int, int]:

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 
-TOKEN_FILE: Final = "token.object"
+TOKEN_FILE: Final = "token.object"  # noqa: S105 - a file name
 _U64: Final = struct.Struct(">Q")
 _HEAD: Final = struct.Struct(">QQ")
 _GENERATION: Final = 8
@@ -83,7 +83,7 @@ def is_token(data: bytes) -> bool:
 
 
 def is_key(data: bytes) -> bool:
-    """Whether the file of a private or secret key is whole; a kill between two rewrites leaves one without its value."""
+    """Whether the file of a private or secret key is whole; a kill between two rewrites leaves one without value."""
     sizes = _sizes(data)
     return _LAST_OF_KEY in sizes and any(sizes.get(name, 0) > 0 for name in _VALUES)
 

@@ -1,60 +1,67 @@
-"""SoftHSM2 tokens that make and keep the keys (DESIGN D2).
+"""The vault: SoftHSM2 makes the keys and keeps them (DESIGN D2).
 
-Rules, each for a weakness of SoftHSM2 2.6.1 that was measured:
-- This process is the only owner of its token folder. The engine logs in once per start and partition, with PINs that
-  Python never sees, and puts the masking key there as a trusted session object.
-- A key is made as a session object, wrapped under the masking key, and goes; the row that it is committed in is the
-  truth. Its token object is written in the background, from the row.
-- Token objects carry our handle in CKA_ID. One lock is around everything that changes a token. Nothing is searched for
-  on the caller's way.
-- `token.object` is rewritten in place at every login: a copy is kept by atomic rename, and put back where the file is
-  empty. A token that does not open is set aside and filled again from the rows.
+A key is made as a session object, wrapped under the masking key, and goes; the row that it is committed in is the
+truth. Its token object follows in the background from the row, with our handle in CKA_ID: writing one takes SoftHSM2
+10 ms, and nobody waits for it. Objects without a row are removed. Nothing is searched for on a caller's way.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
-import os
 import queue
-import shutil
 import threading
 import time
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from functools import partial
+from typing import TYPE_CHECKING, Any, Final, TypeVar
 
 import pkcs11
 from pkcs11 import Attribute, KeyType, ObjectClass
-from pkcs11.attributes import AttributeMapper
 from pkcs11.exceptions import PKCS11Error
-from pkcs11.util.ec import encode_ec_public_key
-from pkcs11.util.rsa import encode_rsa_public_key
 
 from hsmsim.cluster.model import ObjectRow, PartitionRow
 from hsmsim.errors import CkrError, HsmsimError
 from hsmsim.hsm.cryptoki import CKK, CKO, CKR
 from hsmsim.hsm.engine import Material
+from hsmsim.hsm.vault.tokens import WRAP, Token, Tokens
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
 
     from hsmsim.cluster.replica import Replica
     from hsmsim.hsm.engine import Engine
 
 _LOG = logging.getLogger(__name__)
+_T = TypeVar("_T")
 
-WRAP: Final = pkcs11.Mechanism.AES_KEY_WRAP_PAD
 HANDLE_BYTES: Final = 8
 BLOCK: Final = 8
-_TYPES: Final = {CKK.RSA: KeyType.RSA, CKK.EC: KeyType.EC, CKK.AES: KeyType.AES, CKK.GENERIC_SECRET: KeyType.GENERIC_SECRET}
+SCAN: Final = 64
+IDLE_SECONDS: Final = 0.03
+PATIENCE_SECONDS: Final = 1.0
+TRIES: Final = 3
+TYPES: Final = {
+    CKK.RSA: KeyType.RSA,
+    CKK.EC: KeyType.EC,
+    CKK.AES: KeyType.AES,
+    CKK.GENERIC_SECRET: KeyType.GENERIC_SECRET,
+}
 """What SoftHSM2 makes, wraps and unwraps; other kinds are made by the engine and are rows only."""
-_INSIDE: Final = {
-    Attribute.TOKEN: False,
+KEPT: Final[dict[Attribute, object]] = {
     Attribute.PRIVATE: True,
     Attribute.SENSITIVE: True,
     Attribute.EXTRACTABLE: True,
     Attribute.WRAP_WITH_TRUSTED: True,
 }
+"""Only the masking key, which is trusted, takes a key out of SoftHSM2."""
+USE: Final[dict[int, dict[Attribute, object]]] = {
+    CKO.PRIVATE_KEY: {Attribute.SIGN: True, Attribute.DECRYPT: True},
+    CKO.SECRET_KEY: {Attribute.SIGN: True, Attribute.VERIFY: True, Attribute.ENCRYPT: True, Attribute.DECRYPT: True},
+}
+CLASSES: Final = {CKO.PRIVATE_KEY: ObjectClass.PRIVATE_KEY, CKO.SECRET_KEY: ObjectClass.SECRET_KEY}
+_START: Final = object()
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,168 +72,43 @@ class Made:
     spki: bytes
 
 
-@dataclass(slots=True)
-class Token:
-    """One partition's token: an open session, the masking key, our handles that have an object."""
-
-    partition: int
-    session: Any
-    masking: Any
-    stored: set[int]
+def storable(row: ObjectRow) -> bool:
+    """Whether SoftHSM2 can hold the key."""
+    return row.object_class in CLASSES and row.key_type in TYPES
 
 
-class _Mapper(AttributeMapper):  # type: ignore[misc]
-    """Templates without the attributes that SoftHSM2 refuses for unwrapped private keys."""
-
-    def private_key_template(self, *, capabilities: object, **rest: object) -> dict[Attribute, object]:
-        """Only what is asked for."""
-        del capabilities
-        return {Attribute.CLASS: ObjectClass.PRIVATE_KEY, **_given(rest)}
-
-    def secret_key_template(self, *, capabilities: object, **rest: object) -> dict[Attribute, object]:
-        """Only what is asked for."""
-        del capabilities
-        return {Attribute.CLASS: ObjectClass.SECRET_KEY, **_given(rest)}
-
-
-def _given(rest: dict[str, object]) -> dict[Attribute, object]:
-    names = {"id_": Attribute.ID, "label": Attribute.LABEL, "store": Attribute.TOKEN}
-    return {names[name]: value for name, value in rest.items() if name in names and value is not None}
+def put(token: Token, row: ObjectRow, extra: dict[Attribute, object]) -> Any:  # noqa: ANN401 - python-pkcs11's
+    """Unwrap a row's key into a token: the object. The caller holds the tokens' lock."""
+    template = {**KEPT, **USE[row.object_class], **extra}
+    key_type = TYPES[CKK(row.key_type)]
+    return token.masking.unwrap_key(
+        CLASSES[CKO(row.object_class)], key_type, row.material, mechanism=WRAP, template=template
+    )
 
 
 class Vault:
-    """All tokens of this HSM."""
+    """All keys that SoftHSM2 makes and keeps for this HSM."""
 
     def __init__(self, engine: Engine, replica: Replica, folder: Path, library: str) -> None:
+        self.tokens = Tokens(engine, folder, library)
         self._engine = engine
         self._replica = replica
-        self._tokens_folder = folder / "tokens"
-        self._shadow = folder / "shadow"
-        self._library_path = library
-        self._lock = threading.RLock()
-        self._tokens: dict[int, Token] = {}
-        self._todo: queue.SimpleQueue[int | None] = queue.SimpleQueue()
-        self._waiting: set[int] = set()
+        self._stored: dict[int, int] = {}  # handle -> partition
+        self._todo: queue.Queue[object] = queue.Queue()
+        self._asked = 0.0
         self._stopping = False
-        self._mapper = _Mapper()
         self._thread = threading.Thread(target=self._write_behind, name="vault", daemon=True)
 
-    # ---- start ---------------------------------------------------------------------------------------------------------------
-
     def open(self) -> None:
-        """Open or make every partition's token; start filling what is missing."""
-        self._shadow.mkdir(mode=0o700, exist_ok=True)
-        self._restore_emptied()
-        self._library = self._load()
-        self._engine.vault_bind(self._library_path)
-        for partition in list(self._replica.partitions):
-            self._open_token(partition)
+        """Open or make every partition's token; start filling in what is missing."""
+        self.tokens.start()
+        with self.tokens.lock:
+            for partition in list(self._replica.partitions):
+                self.tokens.get(partition)
         self._thread.start()
-        self._todo.put(0)
+        self._todo.put(_START)
 
-    def _load(self) -> Any:
-        try:
-            return pkcs11.lib(self._library_path)
-        except PKCS11Error as error:
-            _LOG.warning("SoftHSM2 does not open its tokens (%s); they are set aside and filled again.", error)
-            self._set_aside_all()
-            try:
-                return pkcs11.lib(self._library_path)
-            except PKCS11Error as again:
-                message = f"SoftHSM2 ({self._library_path}) does not start: {again!r}. Is softhsm2 installed?"
-                raise HsmsimError(message) from again
-
-    def _label(self, partition: int) -> str:
-        return f"partition-{partition:x}"
-
-    def _slot(self, label: str | None) -> Any:
-        """The slot with this token; with None one that is free."""
-        for slot in self._library.get_slots(token_present=True):
-            token = slot.get_token()
-            initialised = bool(token.flags & pkcs11.TokenFlag.TOKEN_INITIALIZED)
-            if (label is None and not initialised) or (initialised and token.label == label):
-                return slot
-        return None
-
-    def _open_token(self, partition: int) -> Token:
-        label = self._label(partition)
-        slot = self._slot(label)
-        if slot is not None:
-            try:
-                return self._unlock(partition, slot)
-            except (CkrError, PKCS11Error) as error:
-                _LOG.warning("The token of partition %d does not open (%r): made again from the rows.", partition, error)
-                self._abandon(slot)
-        free = self._slot(None)
-        if free is None:
-            message = "SoftHSM2 offers no free slot: its token folder cannot be written"
-            raise HsmsimError(message)
-        self._engine.vault_init_token(free.slot_id, partition, label)
-        return self._unlock(partition, self._slot(label))
-
-    def _unlock(self, partition: int, slot: Any) -> Token:
-        self._engine.vault_unlock(slot.slot_id, partition)
-        session = slot.get_token().open(rw=True, attribute_mapper=self._mapper)
-        masking = next(iter(session.get_objects({Attribute.LABEL: "masking", Attribute.CLASS: ObjectClass.SECRET_KEY})))
-        stored = set()
-        for found in session.get_objects({Attribute.TOKEN: True}):
-            handle = int.from_bytes(found[Attribute.ID], "big")
-            if handle in stored:
-                found.destroy()
-            stored.add(handle)
-        token = Token(partition, session, masking, stored)
-        self._tokens[partition] = token
-        self._keep_shadow(slot)
-        return token
-
-    # ---- files --------------------------------------------------------------------------------------------------------------------
-
-    def _token_files(self) -> list[Path]:
-        return sorted(self._tokens_folder.glob("*/token.object"))
-
-    def _keep_shadow(self, _slot: Any) -> None:
-        """Copy each token.object beside the vault, atomically."""
-        for path in self._token_files():
-            data = path.read_bytes()
-            if data:
-                target = self._shadow / f"{path.parent.name}.token.object"
-                temporary = target.with_suffix(".new")
-                descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-                with os.fdopen(descriptor, "wb") as file:
-                    file.write(data)
-                    file.flush()
-                    os.fsync(file.fileno())
-                temporary.replace(target)
-
-    def _restore_emptied(self) -> None:
-        """A kill during a login may have emptied token.object; truncated ones are seen by their length."""
-        for path in self._token_files():
-            copy = self._shadow / f"{path.parent.name}.token.object"
-            if copy.exists() and path.stat().st_size < copy.stat().st_size:
-                _LOG.warning("%s was cut off; its copy is put back.", path)
-                shutil.copyfile(copy, path)
-
-    def _set_aside_all(self) -> None:
-        for path in self._tokens_folder.iterdir():
-            shutil.rmtree(path)
-
-    def _abandon(self, slot: Any) -> None:
-        """Take a token that does not open away, and have the library see it."""
-        serial = slot.get_token().serial
-        text = serial.decode() if isinstance(serial, bytes) else str(serial)
-        for path in self._tokens_folder.iterdir():
-            if path.name.replace("-", "").endswith(text.strip()):
-                shutil.rmtree(path)
-        self._library.reinitialize()
-        for partition in list(self._tokens):
-            del self._tokens[partition]
-            self._open_token(partition)
-
-    # ---- keys are born ----------------------------------------------------------------------------------------------------------------
-
-    def _token(self, partition: int) -> Token:
-        token = self._tokens.get(partition)
-        return token if token is not None else self._open_token(partition)
+    # ---- keys are born -------------------------------------------------------------------------------------------
 
     def generate_secret(self, partition: int, key_type: CKK, length: int) -> bytes:
         """Masked material of a new secret key of so many bytes.
@@ -235,66 +117,80 @@ class Vault:
         """
         if length % BLOCK:
             return self._engine.generate(key_type, length.to_bytes(4, "little"))
-        with self._lock:
-            token = self._token(partition)
-            mechanism = None if key_type is CKK.AES else pkcs11.Mechanism.GENERIC_SECRET_KEY_GEN
-            key = token.session.generate_key(_TYPES[key_type], length * 8, mechanism=mechanism, template=dict(_INSIDE))
+        mechanism = None if key_type is CKK.AES else pkcs11.Mechanism.GENERIC_SECRET_KEY_GEN
+        template = {Attribute.TOKEN: False, **KEPT}
+
+        def make(token: Token) -> bytes:
+            key = token.session.generate_key(TYPES[key_type], length * 8, mechanism=mechanism, template=template)
             try:
                 return bytes(token.masking.wrap_key(key, mechanism=WRAP))
             finally:
                 key.destroy()
 
+        return self._make(partition, make)
+
     def generate_rsa(self, partition: int, bits: int, exponent: bytes) -> Made:
         """A new RSA key pair."""
-        with self._lock:
-            token = self._token(partition)
-            public, private = token.session.generate_keypair(
-                KeyType.RSA,
-                bits,
-                public_template={Attribute.TOKEN: False, Attribute.PUBLIC_EXPONENT: exponent},
-                private_template=dict(_INSIDE),
-            )
-            return self._made(token, public, private, lambda key: _rsa_spki(key))
+        public: dict[Attribute, object] = {Attribute.TOKEN: False, Attribute.PUBLIC_EXPONENT: exponent}
+        private = {Attribute.TOKEN: False, **KEPT}
+
+        def make(token: Token) -> Made:
+            pair = token.session.generate_keypair(KeyType.RSA, bits, public_template=public, private_template=private)
+            return self._made(token, CKK.RSA, *pair)
+
+        return self._make(partition, make)
 
     def generate_ec(self, partition: int, key_type: CKK, params: bytes) -> Made:
         """A new EC key pair; Ed25519 by the engine, because SoftHSM2 does not wrap such keys."""
-        if key_type not in _TYPES:
+        if key_type not in TYPES:
             material = self._engine.generate(key_type, params)
             return Made(material, self._engine.public(Material(CKO.PRIVATE_KEY, key_type, material)))
-        with self._lock:
-            token = self._token(partition)
-            domain = token.session.create_domain_parameters(KeyType.EC, {Attribute.EC_PARAMS: params}, local=True)
-            public, private = domain.generate_keypair(
-                public_template={Attribute.TOKEN: False}, private_template=dict(_INSIDE)
-            )
-            return self._made(token, public, private, encode_ec_public_key)
+        private = {Attribute.TOKEN: False, **KEPT}
 
-    @staticmethod
-    def _made(token: Token, public: Any, private: Any, encode: Any) -> Made:
+        def make(token: Token) -> Made:
+            domain = token.session.create_domain_parameters(KeyType.EC, {Attribute.EC_PARAMS: params}, local=True)
+            pair = domain.generate_keypair(public_template={Attribute.TOKEN: False}, private_template=private)
+            return self._made(token, CKK.EC, *pair)
+
+        return self._make(partition, make)
+
+    def _make(self, partition: int, make: Callable[[Token], _T]) -> _T:
+        self._asked = time.monotonic()
+        with self.tokens.lock:
+            try:
+                return make(self.tokens.get(partition))
+            except PKCS11Error as error:
+                raise CkrError(CKR.DEVICE_ERROR, f"SoftHSM2 did not make the key: {error!r}") from error
+            finally:
+                self._asked = time.monotonic()
+
+    def _made(self, token: Token, key_type: CKK, public: Any, private: Any) -> Made:  # noqa: ANN401 - as above
         try:
-            return Made(bytes(token.masking.wrap_key(private, mechanism=WRAP)), bytes(encode(public)))
+            material = bytes(token.masking.wrap_key(private, mechanism=WRAP))
+            return Made(material, self._engine.public(Material(CKO.PRIVATE_KEY, key_type, material)))
         finally:
             private.destroy()
             public.destroy()
 
-    # ---- token objects follow ------------------------------------------------------------------------------------------------------------
+    # ---- token objects follow ------------------------------------------------------------------------------------
 
     @property
     def stored(self) -> int:
         """Token objects in SoftHSM2."""
-        return sum(len(token.stored) for token in list(self._tokens.values()))
+        return len(self._stored)
 
     @property
     def pending(self) -> int:
-        """Rows that wait for their token object."""
-        return len(self._waiting)
+        """Rows that wait for their token object, and objects that wait to be removed."""
+        return self._todo.unfinished_tasks
 
-    def follow(self, rows: Iterable[ObjectRow | PartitionRow]) -> None:
+    def follow(self, rows: Iterable[object]) -> None:
         """Rows changed: write or remove their objects in the background."""
         for row in rows:
-            if isinstance(row, ObjectRow):
-                self._waiting.add(row.handle)
+            if isinstance(row, ObjectRow) and (row.deleted or storable(row)):
                 self._todo.put(row.handle)
+            elif isinstance(row, PartitionRow):
+                self._todo.put(row)
 
     def stop(self) -> None:
         """End the background thread after the object it is at."""
@@ -305,80 +201,87 @@ class Vault:
 
     def _write_behind(self) -> None:
         while not self._stopping:
-            handle = self._todo.get()
-            if handle is None:
-                return
-            if handle == 0:
+            todo = self._todo.get()
+            if isinstance(todo, int):
+                self._give_way()
+                self._settle(todo)
+            elif isinstance(todo, PartitionRow):
+                self._guarded(todo.id, partial(self.tokens.get, todo.id))
+            elif todo is _START:
                 self._reconcile()
-                continue
-            try:
-                self._settle(handle)
-            except (PKCS11Error, CkrError) as error:
-                _LOG.warning("The token object of %#x could not be written: %r", handle, error)
-                time.sleep(0.05)
-            self._waiting.discard(handle)
+            self._todo.task_done()
+
+    def _give_way(self) -> None:
+        """Let those who make keys go first: they would wait 10 ms for each object that is written here."""
+        began = time.monotonic()
+        while not self._stopping and time.monotonic() - began < PATIENCE_SECONDS:
+            if time.monotonic() - self._asked > IDLE_SECONDS:
+                return
+            time.sleep(IDLE_SECONDS / 4)
+
+    def _guarded(self, what: int, action: Callable[[], object]) -> bool:
+        try:
+            with self.tokens.lock:
+                action()
+        except (PKCS11Error, CkrError, HsmsimError) as error:
+            _LOG.warning("SoftHSM2 does not follow at %#x: %r", what, error)
+            return False
+        return True
 
     def _reconcile(self) -> None:
         """At the start: objects without a row go, rows without an object are filled in."""
+        for partition in [token.partition for token in self.tokens.opened()]:
+            try:
+                self._scan(partition)
+            except PKCS11Error as error:
+                _LOG.warning("The token of partition %d is damaged (%r): made again from the rows.", partition, error)
+                self._guarded(partition, partial(self.tokens.make_again, partition))
+                self._forget(partition)
         rows = dict(self._replica.objects)
-        for token in list(self._tokens.values()):
-            for handle in token.stored - rows.keys():
-                self._waiting.add(handle)
-                self._todo.put(handle)
-        have = {handle for token in list(self._tokens.values()) for handle in token.stored}
+        for handle in self._stored.keys() - rows.keys():
+            self._todo.put(handle)
         for handle, row in rows.items():
-            if handle not in have and _storable(row):
-                self._waiting.add(handle)
+            if handle not in self._stored and storable(row):
                 self._todo.put(handle)
+
+    def _forget(self, partition: int) -> None:
+        for handle in [handle for handle, where in self._stored.items() if where == partition]:
+            del self._stored[handle]
+
+    def _scan(self, partition: int) -> None:
+        """Learn which handles have an object; doubles, which a kill can leave, go."""
+        with self.tokens.lock:
+            session = self.tokens.get(partition).session
+            found = iter(list(session.get_objects({Attribute.TOKEN: True}, batch_size=SCAN)))
+        while batch := list(itertools.islice(found, SCAN)):
+            with self.tokens.lock:
+                for one in batch:
+                    handle = int.from_bytes(one[Attribute.ID], "big")
+                    if handle in self._stored:
+                        one.destroy()
+                    self._stored[handle] = partition
 
     def _settle(self, handle: int) -> None:
+        """Bring SoftHSM2's object in step with the row."""
+        for _ in range(TRIES):
+            if self._guarded(handle, partial(self._step, handle)):
+                return
+            self._guarded(handle, partial(self._remove, handle))  # a failed unwrap leaves an object behind
+
+    def _step(self, handle: int) -> None:
         row = self._replica.objects.get(handle)
-        with self._lock:
-            if row is None:
-                for token in self._tokens.values():
-                    if handle in token.stored:
-                        _destroy(token, handle)
-            elif _storable(row):
-                token = self._token(row.partition_id)
-                if handle not in token.stored:
-                    self._store(token, row)
+        if row is None:
+            if handle in self._stored:
+                self._remove(handle)
+        elif handle not in self._stored and storable(row):
+            token = self.tokens.get(row.partition_id)
+            put(token, row, {Attribute.TOKEN: True, Attribute.ID: handle.to_bytes(HANDLE_BYTES, "big")})
+            self._stored[handle] = row.partition_id
 
-    def _store(self, token: Token, row: ObjectRow) -> None:
-        template = {
-            Attribute.TOKEN: True,
-            Attribute.PRIVATE: True,
-            Attribute.SENSITIVE: True,
-            Attribute.EXTRACTABLE: True,
-            Attribute.WRAP_WITH_TRUSTED: True,
-            Attribute.ID: row.handle.to_bytes(HANDLE_BYTES, "big"),
-            **_USE[CKO(row.object_class)],
-        }
-        object_class = ObjectClass.PRIVATE_KEY if row.object_class == CKO.PRIVATE_KEY else ObjectClass.SECRET_KEY
-        token.masking.unwrap_key(
-            object_class, _TYPES[CKK(row.key_type)], row.material, mechanism=WRAP, template=template
-        )
-        token.stored.add(row.handle)
-
-
-_USE: Final[dict[CKO, dict[Attribute, bool]]] = {
-    CKO.PRIVATE_KEY: {Attribute.SIGN: True, Attribute.DECRYPT: True},
-    CKO.SECRET_KEY: {Attribute.SIGN: True, Attribute.VERIFY: True, Attribute.ENCRYPT: True, Attribute.DECRYPT: True},
-}
-
-
-def _storable(row: ObjectRow) -> bool:
-    return row.object_class in (CKO.PRIVATE_KEY, CKO.SECRET_KEY) and row.key_type in _TYPES
-
-
-def _destroy(token: Token, handle: int) -> None:
-    for found in list(token.session.get_objects({Attribute.ID: handle.to_bytes(HANDLE_BYTES, "big")})):
-        found.destroy()
-    token.stored.discard(handle)
-
-
-def _rsa_spki(key: Any) -> bytes:
-    """SubjectPublicKeyInfo of an RSA public key object."""
-    from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_der_public_key  # noqa: PLC0415
-
-    loaded = load_der_public_key(encode_rsa_public_key(key))
-    return loaded.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    def _remove(self, handle: int) -> None:
+        row = self._replica.objects.get(handle)
+        partition = self._stored.pop(handle, row.partition_id if row is not None else 0)
+        if partition:
+            wanted = {Attribute.TOKEN: True, Attribute.ID: handle.to_bytes(HANDLE_BYTES, "big")}
+            for found in list(self.tokens.get(partition).session.get_objects(wanted)):
+                found.destroy()
