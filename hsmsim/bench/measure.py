@@ -65,7 +65,7 @@ def run_once(contender: Contender, seconds: float) -> dict[str, float]:
         capture_output=True,
         text=True,
         timeout=seconds + SECONDS_FOR_START,
-        preexec_fn=place,  # noqa: PLW1509 - before exec, no threads of ours
+        preexec_fn=place,
         check=False,
     )
     if done.returncode != 0:

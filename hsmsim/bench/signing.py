@@ -87,9 +87,7 @@ def _contenders(
     ]
 
 
-def run(
-    target: Target, plan: Plan, keys: dict[str, str], folder: Path, step: Callable[[str], None]
-) -> list[Result]:
+def run(target: Target, plan: Plan, keys: dict[str, str], folder: Path, step: Callable[[str], None]) -> list[Result]:
     """Measure. `keys`: kind -> label of a private key in the simulator; `folder` takes the SoftHSM2 contender."""
     soft = softhsm.SoftToken.create(folder, plan.kinds)
     results = []

@@ -16,8 +16,14 @@ if TYPE_CHECKING:
 
 LIBRARY = "/usr/lib/softhsm/libsofthsm2.so"
 PIN = "benchmark"
-TOKEN = "contender"
-KEY_TYPES = {"rsa2048": "rsa:2048", "rsa3072": "rsa:3072", "rsa4096": "rsa:4096", "p256": "EC:prime256v1", "p384": "EC:secp384r1"}
+TOKEN = "contender"  # noqa: S105 - a label
+KEY_TYPES = {
+    "rsa2048": "rsa:2048",
+    "rsa3072": "rsa:3072",
+    "rsa4096": "rsa:4096",
+    "p256": "EC:prime256v1",
+    "p384": "EC:secp384r1",
+}
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,7 +43,9 @@ class Target:
         pids = tuple(pid for pid in (launch.pid_of(places, hsm_id) for hsm_id in ready.hsm_ids) if pid is not None)
         tools = tools_folder()
         if not (tools / "hsmsim-signbench").exists():
-            raise HsmsimError(f"The benchmark programs are not built: {tools} lacks hsmsim-signbench. Run scripts/up once.")
+            raise HsmsimError(
+                f"The benchmark programs are not built: {tools} lacks hsmsim-signbench. Run scripts/up once."
+            )
         return cls(ready.module, ready.token, ready.environment(), pids, tools)
 
 

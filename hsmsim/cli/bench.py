@@ -81,7 +81,9 @@ def _tables(results: list[Result], plan: signing.Plan) -> None:
         for name, figure in result.throughput.items():
             low, high = figure.spread("per_second")
             ratio = result.rate_ratio(name)
-            rows.append([result.kind, name, f"{figure.median('per_second'):,.0f}", f"{low:,.0f} to {high:,.0f}", f"{ratio:.2f}"])
+            rows.append(
+                [result.kind, name, f"{figure.median('per_second'):,.0f}", f"{low:,.0f} to {high:,.0f}", f"{ratio:.2f}"]
+            )
     click.echo(f"{plan.processes} client processes, {plan.rounds} rounds of {plan.seconds:g} s, medians")
     show.table(["KEY", "CONTENDER", "SIGNATURES/S", "SPREAD", "HSMSIM / THIS"], rows, empty="")
     rows = []

@@ -29,9 +29,7 @@ def demo() -> None:
 @click.option("--connections", default=8, show_default=True, type=click.IntRange(1, 64), help="Connections at a time.")
 @click.option("--workers", default=2, show_default=True, type=click.IntRange(1, 64), help="nginx worker processes.")
 @show.as_json
-def tls(
-    *, output: Path | None, seconds: float, rounds: int, connections: int, workers: int, as_json: bool
-) -> None:
+def tls(*, output: Path | None, seconds: float, rounds: int, connections: int, workers: int, as_json: bool) -> None:
     """nginx serves TLS from keys that stay in the HSM: pages fetched, handshakes counted.
 
     An RSA-2048 and a P-256 key are made inside the HSM, with a certificate each. Three nginx servers differ only in
@@ -56,14 +54,23 @@ def tls(
     fetched = {(fetch.kind, fetch.where): 0 for fetch in outcome.fetches}
     for fetch in outcome.fetches:
         fetched[fetch.kind, fetch.where] += 1
-    click.echo("Pages fetched by curl and openssl s_client over TLS 1.2 and 1.3, certificate checked; full TLS 1.3 handshakes:")
+    click.echo(
+        "Pages fetched by curl and openssl s_client over TLS 1.2 and 1.3, certificate checked; full TLS 1.3 handshakes:"
+    )
     rows = []
     for (where, kind), figure in sorted(outcome.figures.items(), key=lambda item: item[0][1], reverse=True):
         low, high = figure.spread("per_second")
         file = outcome.figures[tls_offload.FILE, kind].median("per_second")
         rate = figure.median("per_second")
         rows.append(
-            [tls_offload.KINDS[kind], where, fetched[kind, where], f"{rate:,.0f}", f"{low:,.0f} to {high:,.0f}", f"{rate / file:.2f}"]
+            [
+                tls_offload.KINDS[kind],
+                where,
+                fetched[kind, where],
+                f"{rate:,.0f}",
+                f"{low:,.0f} to {high:,.0f}",
+                f"{rate / file:.2f}",
+            ]
         )
     show.table(["KEY", "NGINX WITH", "PAGES", "HANDSHAKES/S", "SPREAD", "OVER A FILE"], rows, empty="")
     click.echo(f"\nPlot: {outcome.plot}\nThe client shares the processors with nginx and the HSM.")
@@ -71,7 +78,8 @@ def tls(
 
 def _document(outcome: tls_offload.Outcome) -> dict[str, object]:
     fetches = [
-        {"client": one.client, "tls": one.version, "key": one.kind, "where": one.where, "page": one.text} for one in outcome.fetches
+        {"client": one.client, "tls": one.version, "key": one.kind, "where": one.where, "page": one.text}
+        for one in outcome.fetches
     ]
     figures = [
         {"key": kind, "where": where, "rounds": figure.rounds, "per_second": figure.median("per_second")}

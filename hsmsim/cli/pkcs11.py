@@ -33,7 +33,7 @@ def _user_file() -> Path:
 @click.option("--add-cluster", is_flag=True, help="Add a slot to the file instead of writing it anew.")
 @click.option("--log-file", default="", help="The module's log; standard error if not given.")
 @click.option(
-    "--log-level", type=click.Choice(["error", "warn", "info", "debug", "trace"]), default="info", show_default=True
+    "--log-level", type=click.Choice(["error", "warn", "info", "debug", "trace"]), default="warn", show_default=True
 )
 @click.option("--timeout-ms", type=click.IntRange(100, 600_000), default=5000, show_default=True)
 def configure(

@@ -89,13 +89,18 @@ def _engine_sites(folder: Path, where: str, engine: Engine, token: str, labels: 
     for kind, label in labels.items():
         key = ["-engine", "pkcs11", "-keyform", "engine", "-key", uri(token, label)]
         certificate = _certificate(folder, kind, key, environment)
-        sites[kind] = Site(certificate, f"engine:pkcs11:{uri(token, label)}", PAGE.format(kind=KINDS[kind], where=where))
+        sites[kind] = Site(
+            certificate, f"engine:pkcs11:{uri(token, label)}", PAGE.format(kind=KINDS[kind], where=where)
+        )
     return sites
 
 
 def _file_sites(folder: Path) -> dict[str, Site]:
     folder.mkdir(mode=0o755)
-    options = {"rsa2048": ["RSA", "-pkeyopt", "rsa_keygen_bits:2048"], "p256": ["EC", "-pkeyopt", "ec_paramgen_curve:P-256"]}
+    options = {
+        "rsa2048": ["RSA", "-pkeyopt", "rsa_keygen_bits:2048"],
+        "p256": ["EC", "-pkeyopt", "ec_paramgen_curve:P-256"],
+    }
     sites = {}
     for kind, chosen in options.items():
         key = folder / f"{kind}.key"
@@ -135,7 +140,10 @@ def run(target: Target, labels: dict[str, str], folder: Path, plan: Plan, step: 
     places = {
         HSM: (_engine_sites(folder / "hsm", HSM, ours, target.token, labels), ours),
         FILE: (_file_sites(folder / "file"), None),
-        SOFTHSM: (_engine_sites(folder / "softhsm", SOFTHSM, theirs, softhsm.TOKEN, {kind: kind for kind in labels}), theirs),
+        SOFTHSM: (
+            _engine_sites(folder / "softhsm", SOFTHSM, theirs, softhsm.TOKEN, {kind: kind for kind in labels}),
+            theirs,
+        ),
     }
     fetches: list[Fetch] = []
     contenders: dict[str, tuple[str, str]] = {}
@@ -155,5 +163,7 @@ def run(target: Target, labels: dict[str, str], folder: Path, plan: Plan, step: 
     figures = {contenders[name]: figure for name, figure in measured.items()}
     plot = folder / "tls-offload.svg"
     series = {where: [figures[where, kind].median("per_second") for kind in labels] for where in places}
-    chart.bars(plot, "nginx: full TLS 1.3 handshakes", [KINDS[kind] for kind in labels], series, "handshakes per second")
+    chart.bars(
+        plot, "nginx: full TLS 1.3 handshakes", [KINDS[kind] for kind in labels], series, "handshakes per second"
+    )
     return Outcome(tuple(fetches), figures, plot)

@@ -4,6 +4,6 @@ import os
 
 os.environ["OPENSSL_CONF"] = os.devnull  # before anything loads OpenSSL: the machine's configuration is not ours
 
-from hsmsim.hsm.process import main  # noqa: E402
+from hsmsim.hsm.process import main
 
 main()

@@ -40,7 +40,9 @@ class HsmClient:
             raise
 
     @classmethod
-    def connect(cls, path: str | PathLike[str], partition: str = "", *, profile: int = 0, seconds: float = SECONDS) -> Self:
+    def connect(
+        cls, path: str | PathLike[str], partition: str = "", *, profile: int = 0, seconds: float = SECONDS
+    ) -> Self:
         """Connect and say HELLO to a partition (empty: the first). CkrError CKR_TOKEN_NOT_PRESENT: there is none."""
         client = cls(path, seconds=seconds)
         try:
@@ -62,7 +64,7 @@ class HsmClient:
         """Close the connection."""
         self._socket.close()
 
-    def call(self, request: Any, session: int = 0) -> Any:
+    def call(self, request: Any, session: int = 0) -> Any:  # noqa: ANN401 - the pair of OPS; a table has no types
         """Send a request of hsmsim.hsm.messages and return its response."""
         info = _OP_OF[type(request)]
         self._seq += 1

@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
 _ffi: Any = _engine.ffi
 _lib: Any = _engine.lib
+_Raw = Any  # what cffi hands out has no types
 
 CLIENT_GONE: Final = 0xFFFF
 MATERIAL_MAX: Final = 8192
+SEALED_BYTES: Final = 92
 KEY_PRIVATE: Final = 1
 KEY_TOKEN: Final = 2
 
@@ -122,7 +124,7 @@ class Engine:
         """Whether all memory of the process is locked."""
         return bool(_lib.he_memory_locked(self._engine))
 
-    # ---- device, masking key, vault -------------------------------------------------------------------------------
+    # ---- device, masking key, vault ------------------------------------------------------------------------------
 
     def device_load(self, path: str) -> None:
         """Read the seed."""
@@ -144,8 +146,8 @@ class Engine:
 
     def masking_open(self, sealed: bytes, context: bytes) -> None:
         """Take the masking key sealed to this device."""
-        if len(sealed) != 92:
-            raise CkrError(CKR.ARGUMENTS_BAD, "a sealed masking key has 92 bytes")
+        if len(sealed) != SEALED_BYTES:
+            raise CkrError(CKR.ARGUMENTS_BAD, f"a sealed masking key has {SEALED_BYTES} bytes")
         check(_lib.he_masking_open(self._engine, sealed, context, len(context)))
 
     def mac(self, purpose: str, data: bytes) -> bytes:
@@ -168,7 +170,7 @@ class Engine:
         check(_lib.he_vault_unlock(self._engine, slot, partition, out))
         return int(out[0])
 
-    # ---- server -----------------------------------------------------------------------------------------------------
+    # ---- server --------------------------------------------------------------------------------------------------
 
     def listen(self, path: str) -> None:
         """Open the socket."""
@@ -214,7 +216,7 @@ class Engine:
         """Run a hot operation again, now that its key is loaded."""
         check(_lib.he_retry(self._engine, request))
 
-    # ---- clients ------------------------------------------------------------------------------------------------------
+    # ---- clients -------------------------------------------------------------------------------------------------
 
     def client_bind(self, client: int, partition: int) -> None:
         """HELLO is accepted."""
@@ -246,15 +248,15 @@ class Engine:
         """Close the client's connections."""
         check(_lib.he_client_kick(self._engine, client))
 
-    # ---- keys -----------------------------------------------------------------------------------------------------------
+    # ---- keys ----------------------------------------------------------------------------------------------------
 
     @staticmethod
-    def _fill(raw: Any, material: Material, keep: list[Any]) -> None:
+    def _fill(raw: _Raw, material: Material, keep: list[_Raw]) -> None:
         data = _ffi.from_buffer("uint8_t[]", material.data)
         keep.append(data)
         raw.object_class, raw.key_type, raw.data, raw.len = material.object_class, material.key_type, data, len(data)
 
-    def _material(self, material: Material, keep: list[Any]) -> Any:
+    def _material(self, material: Material, keep: list[_Raw]) -> _Raw:
         raw = _ffi.new("he_material *")
         self._fill(raw, material, keep)
         return raw
@@ -288,11 +290,15 @@ class Engine:
 
     def import_key(self, request: int, offset: int, object_class: int, key_type: int) -> bytes:
         """Material from the template at `offset` of a held request."""
-        return self._variable(lambda out, size: _lib.he_import(self._engine, request, offset, object_class, key_type, out, size))
+        return self._variable(
+            lambda out, size: _lib.he_import(self._engine, request, offset, object_class, key_type, out, size)
+        )
 
     def generate(self, key_type: int, parameters: bytes) -> bytes:
         """Masked material of a new key that SoftHSM2 cannot make."""
-        return self._variable(lambda out, size: _lib.he_generate(self._engine, key_type, parameters, len(parameters), out, size))
+        return self._variable(
+            lambda out, size: _lib.he_generate(self._engine, key_type, parameters, len(parameters), out, size)
+        )
 
     def public(self, material: Material) -> bytes:
         """SubjectPublicKeyInfo of a private key."""
@@ -313,14 +319,16 @@ class Engine:
         outer, inner, how = self._material(wrapping, keep), self._material(key, keep), mechanism_bytes(mechanism)
         iv, iv_size = _ffi.new("uint8_t[16]"), _ffi.new("size_t *", 16)
 
-        def call(out: Any, size: Any) -> int:
+        def call(out: _Raw, size: _Raw) -> int:
             iv_size[0] = 16
             return int(_lib.he_wrap(self._engine, outer, how, len(how), inner, out, size, iv, iv_size))
 
         wrapped = self._variable(call)
         return wrapped, bytes(iv)[: iv_size[0]]
 
-    def unwrap(self, unwrapping: Material, mechanism: Mechanism, wrapped: bytes, object_class: int, key_type: int) -> bytes:
+    def unwrap(
+        self, unwrapping: Material, mechanism: Mechanism, wrapped: bytes, object_class: int, key_type: int
+    ) -> bytes:
         """Masked material of a wrapped key."""
         keep: list[Any] = []
         outer, how = self._material(unwrapping, keep), mechanism_bytes(mechanism)

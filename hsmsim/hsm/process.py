@@ -65,7 +65,9 @@ class Config:
             raw: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
             config = cls(**{**raw, "folder": Path(raw["folder"])})
         except (OSError, ValueError, TypeError, KeyError) as error:
-            raise HsmsimError(f"{path} is no configuration of an HSM: {error}. Start HSMs with: hsmsim hsm start") from error
+            raise HsmsimError(
+                f"{path} is no configuration of an HSM: {error}. Start HSMs with: hsmsim hsm start"
+            ) from error
         if config.engine not in ("fast", "softhsm"):
             raise HsmsimError(f"{path}: engine is 'fast' or 'softhsm', not {config.engine!r}")
         return config
@@ -99,7 +101,8 @@ def _environment(config: Config) -> None:
     tokens = config.folder / "tokens"
     tokens.mkdir(mode=0o700, exist_ok=True)
     softhsm.write_text(
-        f"directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n", encoding="utf-8"
+        f"directories.tokendir = {tokens}\nobjectstore.backend = file\nlog.level = ERROR\nslots.removable = false\n",
+        encoding="utf-8",
     )
     softhsm.chmod(0o600)
     os.environ["SOFTHSM2_CONF"] = str(softhsm)
@@ -107,7 +110,6 @@ def _environment(config: Config) -> None:
 
 def build(config: Config) -> State:
     """All parts, connected; nothing listens yet."""
-
     reference = config.engine == "softhsm"
     engine = Engine(workers=config.workers, reference=reference, boot=secrets.randbits(32))
     if not engine.memory_locked:
@@ -127,7 +129,6 @@ def build(config: Config) -> State:
 
 def run(config: Config) -> None:
     """Serve until SIGTERM."""
-
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -164,8 +165,8 @@ def main() -> NoReturn:
         run(config)
         code = 0
     except HsmsimError as error:
-        _LOG.error("%s", error)  # noqa: TRY400 - the sentence says it
-    except Exception:
+        _LOG.error("%s", error)
+    except Exception:  # noqa: BLE001 - the last edge
         _LOG.exception("The HSM ends because of a defect.")
     sys.stderr.flush()
     os._exit(code)

@@ -49,7 +49,9 @@ def functions(tables: Tables) -> str:
         "#define PKCS11_FUNCTIONS_H",
     ]
     for since in dict.fromkeys(f.since for f in tables.functions):
-        out += _function_macro(f"CRYPTOKI_FUNCTIONS_{since.replace('.', '_')}", [f for f in tables.functions if f.since == since])
+        out += _function_macro(
+            f"CRYPTOKI_FUNCTIONS_{since.replace('.', '_')}", [f for f in tables.functions if f.since == since]
+        )
     out.append("\n/* Those of 3.0 that work on messages; a part of the list above, in its order. */")
     out += _function_macro("CRYPTOKI_MESSAGE_FUNCTIONS", [f for f in tables.functions if "Message" in f.name])
     return "\n".join(out) + "\n\n#endif\n"

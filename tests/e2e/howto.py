@@ -56,12 +56,12 @@ def missing_line(promised: tuple[str, ...], output: str) -> str | None:
 
 
 def run_page(path: Path, folder: Path, environment: Mapping[str, str], *, seconds: float = 180) -> None:
-    """Run all steps of the page at `path` in `folder`; AssertionError names the step that failed or broke its promise."""
+    """Run all steps of a page in `folder`; AssertionError names the step that failed or broke its promise."""
     todo = steps(path.read_text(encoding="utf-8"))
     assert todo, f"{path.name} has no commands to run"
     mark = f"--{secrets.token_hex(8)}--"
     script = "set -euo pipefail\n" + "".join(f"{step.script}\necho '{mark}'\n" for step in todo)
-    done = subprocess.run(  # noqa: S603 - the page is ours
+    done = subprocess.run(
         ["/bin/bash", "-c", script],
         cwd=folder,
         env={**os.environ, **environment},

@@ -25,8 +25,6 @@ def test_page(page: Path, simulator: Simulator, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name in DESTRUCTIVE], ids=lambda page: page.stem)
-def test_page_that_changes_the_cluster(
-    page: Path, new_simulator: Callable[..., Simulator], tmp_path: Path
-) -> None:
+def test_page_that_changes_the_cluster(page: Path, new_simulator: Callable[..., Simulator], tmp_path: Path) -> None:
     """Against a simulator of its own."""
     run_page(page, tmp_path, new_simulator().environment)

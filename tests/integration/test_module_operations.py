@@ -13,9 +13,9 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, utils
 from cryptography.hazmat.primitives.asymmetric import padding as rsa_padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from support.p11 import Module, Session, refused, structure
 
 from hsmsim.hsm.cryptoki import CKA, CKK, CKM, CKO, CKR
-from support.p11 import Module, Session, refused, structure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -95,7 +95,9 @@ def rsa_pair(session: Session) -> tuple[int, int, rsa.RSAPublicKey]:
 
 @pytest.mark.parametrize("hash_", HASHES, ids=lambda kind: kind.name)
 @pytest.mark.parametrize("pss", [False, True], ids=["pkcs1", "pss"])
-def test_rsa_signatures(session: Session, rsa_pair: tuple[int, int, rsa.RSAPublicKey], hash_: CKM, pss: bool) -> None:
+def test_rsa_signatures(
+    session: Session, rsa_pair: tuple[int, int, rsa.RSAPublicKey], hash_: CKM, *, pss: bool
+) -> None:
     public, private, key = rsa_pair
     kind = CKM[f"{NAMES[hash_]}_RSA_PKCS{'_PSS' if pss else ''}"]
     algorithm = HASHES[hash_]
@@ -146,7 +148,9 @@ def test_sign_recover(session: Session, rsa_pair: tuple[int, int, rsa.RSAPublicK
 
 def test_rsa_encryption(session: Session, rsa_pair: tuple[int, int, rsa.RSAPublicKey]) -> None:
     public, private, key = rsa_pair
-    assert session.whole("Decrypt", CKM.RSA_PKCS, private, key.encrypt(b"message", rsa_padding.PKCS1v15())) == b"message"
+    assert (
+        session.whole("Decrypt", CKM.RSA_PKCS, private, key.encrypt(b"message", rsa_padding.PKCS1v15())) == b"message"
+    )
     sealed = session.whole("Encrypt", CKM.RSA_PKCS, public, b"message")
     assert session.whole("Decrypt", CKM.RSA_PKCS, private, sealed) == b"message"
     label = ctypes.create_string_buffer(b"label", 5)
@@ -272,9 +276,7 @@ def expected_cipher(kind: CKM, data: bytes, iv: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("length", LENGTHS)
-@pytest.mark.parametrize(
-    "kind", [CKM.AES_ECB, CKM.AES_CBC, CKM.AES_CBC_PAD, CKM.AES_CTR], ids=lambda kind: kind.name
-)
+@pytest.mark.parametrize("kind", [CKM.AES_ECB, CKM.AES_CBC, CKM.AES_CBC_PAD, CKM.AES_CTR], ids=lambda kind: kind.name)
 def test_aes(session: Session, aes: int, kind: CKM, length: int) -> None:
     length -= length % 16 if kind in {CKM.AES_ECB, CKM.AES_CBC} else 0
     data, iv = os.urandom(length), os.urandom(16)
@@ -369,6 +371,7 @@ def test_keys_are_checked_at_init(session: Session, aes: int) -> None:
             CKA.VALUE: AES,
             CKA.ENCRYPT: True,
             CKA.DECRYPT: True,
+            CKA.SIGN: False,
             CKA.ALLOWED_MECHANISMS: int(CKM.AES_CBC_PAD).to_bytes(8, "little"),
         }
     )
@@ -389,5 +392,7 @@ def test_each_session_has_its_own_operations(module: Module, session: Session, a
     second = other.produce("C_EncryptUpdate", bytes(20), 20)
     assert first[16:] == second[:4]
     other.call("C_CloseSession")
-    assert first + session.produce("C_EncryptUpdate", bytes(20), 20) == expected_cipher(CKM.AES_CTR, bytes(40), bytes(16))
+    assert first + session.produce("C_EncryptUpdate", bytes(20), 20) == expected_cipher(
+        CKM.AES_CTR, bytes(40), bytes(16)
+    )
     session.produce("C_EncryptFinal")

@@ -1,6 +1,6 @@
 """Every message survives its encoding, and no bytes make a decoder do anything but return or raise WireError."""
 
-# ruff: noqa: ANN401 (the generated classes share no base)
+
 
 import dataclasses
 from typing import Any

@@ -14,6 +14,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+import pytest
+
 from hsmsim.hsm.cryptoki import CKA, CKF, CKM, CKR, CKU
 
 if TYPE_CHECKING:
@@ -57,7 +59,7 @@ def encoded(value: Value) -> bytes:
     return value.encode() if isinstance(value, str) else value
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     def __init__(self, name: str, rv: int) -> None:
         super().__init__(f"{name}: {CKR(rv).name}")
         self.rv = CKR(rv)
@@ -65,12 +67,10 @@ class Refused(Exception):
 
 @contextmanager
 def refused(rv: CKR) -> Iterator[None]:
-    try:
+    """A block in which a call must be answered with this code."""
+    with pytest.raises(RefusedError) as caught:
         yield
-    except Refused as error:
-        assert error.rv is rv, f"{error}, {rv.name} expected"
-    else:
-        raise AssertionError(f"not refused, {rv.name} expected")
+    assert caught.value.rv is rv, f"{caught.value}, {rv.name} expected"
 
 
 class Module:
@@ -105,13 +105,11 @@ class Module:
     def call(self, name: str, *arguments: Any) -> None:
         rv = self.rv(name, *arguments)
         if rv is not CKR.OK:
-            raise Refused(name, rv)
+            raise RefusedError(name, rv)
 
     def session(self, pin: str | None = None) -> Session:
         handle = ctypes.c_ulong()
-        self.call(
-            "C_OpenSession", self.slot, CKF.SERIAL_SESSION | CKF.RW_SESSION, None, None, ctypes.byref(handle)
-        )
+        self.call("C_OpenSession", self.slot, CKF.SERIAL_SESSION | CKF.RW_SESSION, None, None, ctypes.byref(handle))
         if pin is not None:
             raw = pin.encode()
             self.call("C_Login", handle, CKU.USER, raw, len(raw))
@@ -195,9 +193,7 @@ class Session:
         self.init(f"C_{what}Init", kind, key, parameter)
         return self.produce(f"C_{what}", data, len(data), room=len(data) + 4096)
 
-    def parts(
-        self, what: str, kind: int, key: int | None, parts: list[bytes], parameter: bytes | None = None
-    ) -> bytes:
+    def parts(self, what: str, kind: int, key: int | None, parts: list[bytes], parameter: bytes | None = None) -> bytes:
         """Update for each part and Final; the parts of Sign and Digest give nothing before the end."""
         self.init(f"C_{what}Init", kind, key, parameter)
         made = b""
@@ -208,9 +204,7 @@ class Session:
                 self.call(f"C_{what}Update", part, len(part))
         return made + self.produce(f"C_{what}Final", room=sum(map(len, parts)) + 4096)
 
-    def verify(
-        self, kind: int, key: int, data: bytes, signature: bytes, parameter: bytes | None = None
-    ) -> None:
+    def verify(self, kind: int, key: int, data: bytes, signature: bytes, parameter: bytes | None = None) -> None:
         self.init("C_VerifyInit", kind, key, parameter)
         self.call("C_Verify", data, len(data), signature, len(signature))
 

@@ -183,6 +183,6 @@ def test_the_module_is_told_every_server_and_no_secret(places: Places) -> None:
                 "hsmsim": {"partition": "payments", "vantage": "", "uid": os.geteuid(), "label": "pay"},
             }
         ],
-        "logging": {"log_type": "term", "log_level": "info"},
-        "hsmsim": {"profile": "cloudhsm", "async": "on", "timeout_ms": 5000},
+        "logging": {"log_type": "term", "log_level": "warn"},
+        "hsmsim": {"profile": "cloudhsm", "timeout_ms": 5000},
     }

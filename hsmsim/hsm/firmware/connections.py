@@ -6,6 +6,8 @@ import os
 import time
 from typing import TYPE_CHECKING
 
+from hsmsim import __version__
+from hsmsim.cluster.model import ACTIVE
 from hsmsim.errors import CkrError
 from hsmsim.hsm.cryptoki import CKF, CKR, Profile
 from hsmsim.hsm.firmware.state import SESSION_LIMIT, Client
@@ -19,9 +21,6 @@ from hsmsim.hsm.messages import (
     OpenSessionsResponse,
     TokenInfoResponse,
 )
-
-from hsmsim import __version__
-from hsmsim.cluster.model import ACTIVE
 
 if TYPE_CHECKING:
     from hsmsim.hsm.engine import Request
@@ -40,10 +39,7 @@ def hello(state: State, request: Request) -> HelloResponse:
         raise CkrError(CKR.CRYPTOKI_NOT_INITIALIZED, f"this HSM speaks version {WIRE_VERSION} of the wire")
     if message.profile & ~(PROFILE_CLOUDHSM | PROFILE_CHECK_OFF):
         raise CkrError(CKR.ARGUMENTS_BAD, "unknown profile")
-    if message.cookie:
-        client = state.client(request.client)
-    else:
-        client = _new_client(state, request, message)
+    client = state.client(request.client) if message.cookie else _new_client(state, request, message)
     cookie = state.engine.client_cookie(client.id)
     ids = (state.settings.hsm_id.encode(), state.settings.cluster_id.encode())
     return HelloResponse(client.id, cookie, *ids, client.partition)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final
 
 from hsmsim.cluster.model import ObjectRow
 from hsmsim.hsm.cryptoki import CKA
-from hsmsim.hsm.firmware import values
+from hsmsim.hsm.wire import decode_template
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -59,7 +59,7 @@ class Index:
                         self._put(row)
 
     def _put(self, row: ObjectRow) -> None:
-        attributes = values.decode_template(row.attributes)
+        attributes = decode_template(row.attributes)
         keys = tuple(
             (row.partition_id, CKA(attr.type), attr.value or b"") for attr in attributes if attr.type in _INDEXED
         )

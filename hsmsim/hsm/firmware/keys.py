@@ -54,7 +54,7 @@ def mechanism_info(client: Client, mechanism: Mechanism, function: int) -> Mecha
     return info
 
 
-# ---- generate --------------------------------------------------------------------------------------------------------------------
+# ---- generate ----------------------------------------------------------------------------------------------------
 
 
 def _fresh(mechanism: Mechanism) -> Attributes:
@@ -96,12 +96,12 @@ def _make_pair(state: State, client: Client, key_type: CKK, given: Attributes) -
         bits = int(given.get(CKA.MODULUS_BITS, 0))
         if bits not in RSA_SIZES:
             raise CkrError(CKR.KEY_SIZE_RANGE, "RSA keys have 2048 to 4096 bits in steps of 256")
-        exponent = bytes(given.get(CKA.PUBLIC_EXPONENT, b"")) or b"\1\0\1"  # type: ignore[arg-type]
+        exponent = bytes(given.get(CKA.PUBLIC_EXPONENT, b"")) or b"\1\0\1"
         number = int.from_bytes(exponent, "big")
         if number < 65537 or number % 2 == 0 or number.bit_length() > 64:  # noqa: PLR2004 - FIPS 186-5 5.1
             raise CkrError(CKR.ATTRIBUTE_VALUE_INVALID, "the public exponent is odd and at least 65537")
         return state.vault.generate_rsa(client.partition, bits, exponent.lstrip(b"\0"))
-    params = bytes(given[CKA.EC_PARAMS])  # type: ignore[arg-type]
+    params = bytes(given[CKA.EC_PARAMS])
     if key_type is CKK.EC:
         publics.curve_of(params)
     elif params not in (publics.ED25519_OID, publics.ED25519_NAME):
@@ -115,7 +115,10 @@ def generate_key_pair(state: State, client: Client, request: Request) -> Generat
     mechanism_info(client, message.mechanism, CKF.GENERATE_KEY_PAIR)
     key_type = PAIR_TYPES[CKM(message.mechanism.type)]
     halves = []
-    for object_class, template in ((CKO.PUBLIC_KEY, message.public_template), (CKO.PRIVATE_KEY, message.private_template)):
+    for object_class, template in (
+        (CKO.PUBLIC_KEY, message.public_template),
+        (CKO.PRIVATE_KEY, message.private_template),
+    ):
         given = values.parse(template)
         templates.class_and_type(given, default_class=object_class, default_type=key_type)
         row = templates.rules(object_class, key_type, Operation.GENERATE, client.profile)
@@ -130,15 +133,19 @@ def generate_key_pair(state: State, client: Client, request: Request) -> Generat
         if CKA.EC_PARAMS in given and key_type is CKK.EC_EDWARDS:
             computed[CKA.EC_PARAMS] = given[CKA.EC_PARAMS]
         settled = templates.settle(row, given, {name: value for name, value in computed.items() if name in row})
-        births.append(Birth(object_class, key_type, _history(settled) if object_class is CKO.PRIVATE_KEY else settled, data))
+        births.append(
+            Birth(object_class, key_type, _history(settled) if object_class is CKO.PRIVATE_KEY else settled, data)
+        )
     public, private = objects.bear(state, client, request.session, "GENERATE_KEY_PAIR", births)
     return GenerateKeyPairResponse(public, private)
 
 
-# ---- wrap, unwrap, derive ----------------------------------------------------------------------------------------------------------
+# ---- wrap, unwrap, derive ----------------------------------------------------------------------------------------
 
 
-def _key_for(state: State, client: Client, handle: int, usage: CKA, invalid: CKR, *, mechanism: int, owner: bool) -> rights.What:
+def _key_for(
+    state: State, client: Client, handle: int, usage: CKA, invalid: CKR, *, mechanism: int, owner: bool
+) -> rights.What:
     """A key of this user that may be used so."""
     if client.admin:
         raise CkrError(CKR.USER_NOT_LOGGED_IN, "an admin uses no keys")
@@ -176,7 +183,7 @@ def wrap_key(state: State, client: Client, request: Request) -> WrapKeyResponse:
         raise CkrError(CKR.KEY_UNEXTRACTABLE, "the key does not have CKA_EXTRACTABLE")
     if attributes.get(CKA.WRAP_WITH_TRUSTED) is True and how.get(CKA.TRUSTED) is not True:
         raise CkrError(CKR.KEY_NOT_WRAPPABLE, "the key leaves only under a trusted wrapping key")
-    for attr in decode_template(bytes(how.get(CKA.WRAP_TEMPLATE, b"")) or bytes(4)):  # type: ignore[arg-type]
+    for attr in decode_template(bytes(how.get(CKA.WRAP_TEMPLATE, b"")) or bytes(4)):
         if attributes.get(CKA(attr.type)) != values.decode(CKA(attr.type), attr.value or b""):
             raise CkrError(CKR.KEY_HANDLE_INVALID, "the key does not match the wrapping key's CKA_WRAP_TEMPLATE")
     material = objects.material_of(wrapping.row), objects.material_of(target.row)
@@ -190,7 +197,13 @@ def unwrap_key(state: State, client: Client, request: Request) -> UnwrapKeyRespo
     message = UnwrapKeyRequest.decode(request.payload)
     info = mechanism_info(client, message.mechanism, CKF.UNWRAP)
     unwrapping = _key_for(
-        state, client, message.unwrapping_key, CKA.UNWRAP, CKR.UNWRAPPING_KEY_HANDLE_INVALID, mechanism=info.type, owner=False
+        state,
+        client,
+        message.unwrapping_key,
+        CKA.UNWRAP,
+        CKR.UNWRAPPING_KEY_HANDLE_INVALID,
+        mechanism=info.type,
+        owner=False,
     )
     _check_key_type(info, unwrapping.row.key_type, CKR.UNWRAPPING_KEY_TYPE_INCONSISTENT)
     how = objects.attributes_of(unwrapping.row)
@@ -222,7 +235,9 @@ def derive_key(state: State, client: Client, request: Request) -> DeriveKeyRespo
     """C_DeriveKey: the owner of the base key makes another secret key of it."""
     message = DeriveKeyRequest.decode(request.payload)
     info = mechanism_info(client, message.mechanism, CKF.DERIVE)
-    base = _key_for(state, client, message.base_key, CKA.DERIVE, CKR.KEY_HANDLE_INVALID, mechanism=info.type, owner=True)
+    base = _key_for(
+        state, client, message.base_key, CKA.DERIVE, CKR.KEY_HANDLE_INVALID, mechanism=info.type, owner=True
+    )
     _check_key_type(info, base.row.key_type, CKR.KEY_TYPE_INCONSISTENT)
     old = objects.attributes_of(base.row)
     given = templates.merge(old, CKA.DERIVE_TEMPLATE, values.parse(message.template))
@@ -255,7 +270,7 @@ def _salt(state: State, client: Client, mechanism: Mechanism) -> Material | None
     return objects.material_of(found.row)
 
 
-# ---- the hot path's misses ----------------------------------------------------------------------------------------------------------
+# ---- the hot path's misses ---------------------------------------------------------------------------------------
 
 
 def load_for(state: State, client: Client, request: Request) -> rights.What:

@@ -21,7 +21,6 @@ from hsmsim.hsm.messages import (
     FindRequest,
     FindResponse,
     GetAttributesRequest,
-    GetAttributesResponse,
     KeyFactsRequest,
     KeyFactsResponse,
     KeyShareRequest,
@@ -35,6 +34,7 @@ from hsmsim.hsm.messages import (
     SetAttributesRequest,
     SetAttributesResponse,
 )
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -45,7 +45,9 @@ if TYPE_CHECKING:
     from hsmsim.hsm.wire import Template
 
 KEY_CLASSES: Final = (CKO.SECRET_KEY, CKO.PRIVATE_KEY, CKO.PUBLIC_KEY)
-ADMIN_SEES: Final = frozenset({CKA.CLASS, CKA.KEY_TYPE, CKA.LABEL, CKA.ID, CKA.TOKEN, CKA.PRIVATE, CKA.TRUSTED, CKA.UNIQUE_ID})
+ADMIN_SEES: Final = frozenset(
+    {CKA.CLASS, CKA.KEY_TYPE, CKA.LABEL, CKA.ID, CKA.TOKEN, CKA.PRIVATE, CKA.TRUSTED, CKA.UNIQUE_ID}
+)
 COUNT_MAX: Final = 16_666
 _FACT_PRIVATE, _FACT_TOKEN = 1, 2
 
@@ -79,7 +81,7 @@ def material_of(row: ObjectRow) -> Material:
     return Material(row.object_class, row.key_type, row.material)
 
 
-# ---- birth ------------------------------------------------------------------------------------------------------------------
+# ---- birth -------------------------------------------------------------------------------------------------------
 
 
 def may_create(state: State, client: Client, session: int, given: Attributes) -> None:
@@ -87,7 +89,11 @@ def may_create(state: State, client: Client, session: int, given: Attributes) ->
     writable = client.session(session)
     if not client.crypto_user:
         raise CkrError(CKR.USER_NOT_LOGGED_IN, "objects are made by a crypto user: log in with user:password")
-    if client.profile is Profile.CLOUDHSM and given.get(CKA.PRIVATE) is False and given.get(CKA.CLASS) != CKO.CERTIFICATE:
+    if (
+        client.profile is Profile.CLOUDHSM
+        and given.get(CKA.PRIVATE) is False
+        and given.get(CKA.CLASS) != CKO.CERTIFICATE
+    ):
         raise CkrError(CKR.ATTRIBUTE_VALUE_INVALID, "CKA_PRIVATE can only be true")
     if given.get(CKA.TOKEN) is True:
         if not writable:
@@ -144,7 +150,7 @@ class Birth:
 
 
 def bear(state: State, client: Client, session: int, opcode: str, births: Sequence[Birth]) -> tuple[int, ...]:
-    """Make the objects, token ones in one transaction; the handles. A new key is known to two HSMs when this returns."""
+    """Make the objects, token ones in one transaction, and return the handles: two HSMs know a new key by then."""
     handles: dict[int, int] = {}
     tokens = [(at, birth) for at, birth in enumerate(births) if birth.token]
     if tokens:
@@ -155,7 +161,7 @@ def bear(state: State, client: Client, session: int, opcode: str, births: Sequen
                 raise CkrError(CKR.USER_NOT_LOGGED_IN, "the user is gone")
             return [birth.row(client, new_key(version, at)) for at, birth in tokens]
 
-        labels = b", ".join(bytes(birth.attributes.get(CKA.LABEL, b"")) for _, birth in tokens)  # type: ignore[arg-type]
+        labels = b", ".join(bytes(birth.attributes.get(CKA.LABEL, b"")) for _, birth in tokens)
         version = state.replica.write(build, state.entry(client, opcode, 0, labels.decode("utf-8", "replace")[:200]))
         handles = {at: new_key(version, at) for at, _ in tokens}
         _replicate(state, client, version, list(handles.values()))
@@ -242,7 +248,7 @@ def key_attributes(state: State, material: Material) -> Attributes:
     return found
 
 
-# ---- reading ------------------------------------------------------------------------------------------------------------------
+# ---- reading -----------------------------------------------------------------------------------------------------
 
 
 def _readable(found: rights.What, client: Client, attributes: Attributes, name: CKA) -> CKR | None:
@@ -344,11 +350,11 @@ def bits_of(attributes: Attributes, row: ObjectRow) -> int:
     modulus = attributes.get(CKA.MODULUS)
     if isinstance(modulus, bytes):
         return int.from_bytes(modulus, "big").bit_length()
-    params = bytes(attributes.get(CKA.EC_PARAMS, b""))  # type: ignore[arg-type]
+    params = bytes(attributes.get(CKA.EC_PARAMS, b""))
     return publics.CURVES[params].key_size if params in publics.CURVES else 255
 
 
-# ---- changing -------------------------------------------------------------------------------------------------------------------
+# ---- changing ----------------------------------------------------------------------------------------------------
 
 
 def own(state: State, client: Client, handle: int, missing: CKR = CKR.OBJECT_HANDLE_INVALID) -> rights.What:
@@ -437,7 +443,7 @@ def destroy_object(state: State, client: Client, request: Request) -> DestroyObj
     return DestroyObjectResponse()
 
 
-# ---- sharing --------------------------------------------------------------------------------------------------------------------
+# ---- sharing -----------------------------------------------------------------------------------------------------
 
 
 def _sharee(state: State, client: Client, name: bytes) -> int:
@@ -488,4 +494,3 @@ def key_users(state: State, client: Client, request: Request) -> KeyUsersRespons
     owner = users.get(found.row.owner_id)
     shared = sorted(users[one].name for one in found.shares if one in users)
     return KeyUsersResponse(owner.name.encode() if owner else b"", tuple(name.encode() for name in shared))
-

@@ -30,7 +30,7 @@ RSA_PUBLIC_MIN, RSA_PUBLIC_MAX = 1024, 8192
 def octets(data: bytes) -> bytes:
     """A DER OCTET STRING."""
     size = len(data)
-    length = bytes([size]) if size < 0x80 else bytes([0x81, size])
+    length = bytes([size]) if size < 0x80 else bytes([0x81, size])  # noqa: PLR2004 - X.690 8.1.3
     return b"\x04" + length + data
 
 
@@ -47,7 +47,9 @@ def curve_of(params: bytes) -> ec.EllipticCurve:
     try:
         return CURVES[params]
     except KeyError:
-        raise CkrError(CKR.CURVE_NOT_SUPPORTED, "this curve is not one of P-224, P-256, P-384, P-521, secp256k1") from None
+        raise CkrError(
+            CKR.CURVE_NOT_SUPPORTED, "this curve is not one of P-224, P-256, P-384, P-521, secp256k1"
+        ) from None
 
 
 def big(number: int) -> bytes:
@@ -63,11 +65,15 @@ def describe(spki: bytes) -> tuple[CKK, int, Attributes]:
         raise CkrError(CKR.ATTRIBUTE_VALUE_INVALID, "the public key does not parse") from error
     if isinstance(key, rsa.RSAPublicKey):
         numbers = key.public_numbers()
-        return CKK.RSA, key.key_size, {
-            CKA.MODULUS: big(numbers.n),
-            CKA.MODULUS_BITS: key.key_size,
-            CKA.PUBLIC_EXPONENT: big(numbers.e),
-        }
+        return (
+            CKK.RSA,
+            key.key_size,
+            {
+                CKA.MODULUS: big(numbers.n),
+                CKA.MODULUS_BITS: key.key_size,
+                CKA.PUBLIC_EXPONENT: big(numbers.e),
+            },
+        )
     if isinstance(key, ec.EllipticCurvePublicKey):
         params = next((oid for oid, curve in CURVES.items() if curve.name == key.curve.name), None)
         if params is not None:

@@ -77,7 +77,14 @@ class State:
     """The parts of this HSM and its clients."""
 
     def __init__(
-        self, settings: Settings, engine: Engine, replica: Replica, links: Links, vault: Vault, index: Index, clock: Clock
+        self,
+        settings: Settings,
+        engine: Engine,
+        replica: Replica,
+        links: Links,
+        vault: Vault,
+        index: Index,
+        clock: Clock,
     ) -> None:
         self.settings = settings
         self.engine = engine

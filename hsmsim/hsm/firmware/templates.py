@@ -1,14 +1,13 @@
-"""From a caller's template to an object's attributes, by the table of attribute rules (native/tables/attributes.toml)."""
+"""From a caller's template to an object's attributes, by the rules of native/tables/attributes.toml."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hsmsim.errors import CkrError
-from hsmsim.hsm.cryptoki import ATTRIBUTES, CKA, CKK, CKO, CKR, Change, Operation, Presence, Profile, rule_for
-from hsmsim.hsm.wire import decode_template
-
+from hsmsim.hsm.cryptoki import ATTRIBUTES, CKA, CKK, CKO, CKR, Change, Kind, Operation, Presence, Profile, rule_for
 from hsmsim.hsm.firmware import values
+from hsmsim.hsm.wire import decode_template, encode_template
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -17,7 +16,9 @@ if TYPE_CHECKING:
     from hsmsim.hsm.firmware.values import Attributes, Value
 
 
-def class_and_type(given: Attributes, *, default_class: CKO | None = None, default_type: CKK | None = None) -> tuple[CKO, CKK | None]:
+def class_and_type(
+    given: Attributes, *, default_class: CKO | None = None, default_type: CKK | None = None
+) -> tuple[CKO, CKK | None]:
     """CKA_CLASS and CKA_KEY_TYPE of a template; what the mechanism implies may be left out, not contradicted."""
     raw_class = given.get(CKA.CLASS, default_class)
     if raw_class is None:
@@ -41,7 +42,9 @@ def class_and_type(given: Attributes, *, default_class: CKO | None = None, defau
         raise CkrError(CKR.ATTRIBUTE_VALUE_INVALID, f"CKA_KEY_TYPE 0x{int(raw_type):X} is unknown") from None
 
 
-def rules(object_class: CKO, key_type: CKK | None, operation: Operation, profile: Profile) -> Mapping[CKA, AttributeRule]:
+def rules(
+    object_class: CKO, key_type: CKK | None, operation: Operation, profile: Profile
+) -> Mapping[CKA, AttributeRule]:
     """The row of the table; CKR_TEMPLATE_INCONSISTENT where such an object cannot come to be this way."""
     row = rule_for(object_class, key_type, operation, profile)
     if not row:
@@ -61,7 +64,7 @@ def check_given(row: Mapping[CKA, AttributeRule], given: Attributes, *, admin: b
         if rule.presence is Presence.COMPUTED:
             raise CkrError(CKR.ATTRIBUTE_READ_ONLY, f"{name.name} is set by the HSM")
         if rule.presence is Presence.FIXED and given[name] != rule.default:
-            raise CkrError(CKR.ATTRIBUTE_VALUE_INVALID, f"{name.name} can only be {rule.default}")
+            raise CkrError(CKR.ATTRIBUTE_VALUE_INVALID, f"{name.name} can only be {rule.default!r}")
         if rule.presence is Presence.ADMIN and given[name] != rule.default and not admin:
             raise CkrError(CKR.ATTRIBUTE_READ_ONLY, f"{name.name} is the admin's to set")
     missing = [name.name for name, rule in row.items() if rule.presence is Presence.REQUIRED and name not in given]
@@ -69,11 +72,13 @@ def check_given(row: Mapping[CKA, AttributeRule], given: Attributes, *, admin: b
         raise CkrError(CKR.TEMPLATE_INCOMPLETE, f"the template lacks {', '.join(missing)}")
 
 
+_EMPTY: Final[dict[Kind, bool | int | bytes]] = {Kind.BOOL: False, Kind.ULONG: 0, Kind.TEMPLATE: encode_template(())}
+
+
 def _default(name: CKA, rule: AttributeRule) -> Value:
     if rule.default is not None:
         return rule.default
-    kind = ATTRIBUTES[name].kind.value
-    return {"bool": False, "ulong": 0, "template": values.encode_template(())}.get(kind, b"")
+    return _EMPTY.get(ATTRIBUTES[name].kind, b"")
 
 
 def settle(row: Mapping[CKA, AttributeRule], given: Attributes, computed: Attributes) -> Attributes:

@@ -71,7 +71,7 @@ _UNKNOWN_COUNT: Final = 0xFFFFFFFFFFFFFFFF
 _ROLE_OF: Final = {CKU.USER: ROLE_CRYPTO_USER, CKU.SO: ROLE_ADMIN}
 
 
-# ---- passwords ---------------------------------------------------------------------------------------------------------
+# ---- passwords ---------------------------------------------------------------------------------------------------
 
 
 def _hash(state: State, request: Request, secret: Secret, salt: bytes) -> bytes:
@@ -93,13 +93,15 @@ def _matches(state: State, request: Request, secret: Secret, user: UserRow) -> b
     return hmac.compare_digest(_hash(state, request, secret, user.salt), user.password_hash)
 
 
-# ---- login ----------------------------------------------------------------------------------------------------------------
+# ---- login -------------------------------------------------------------------------------------------------------
 
 
 def _started(pid: int) -> int:
     """When a process started, in clock ticks since boot (proc(5)); 0 if it is gone."""
     try:
-        return int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19])
+        return int(
+            Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19]
+        )
     except (FileNotFoundError, ProcessLookupError):
         return 0
 
@@ -193,7 +195,7 @@ def logout(state: State, client: Client, _request: Request) -> LogoutResponse:
     return LogoutResponse()
 
 
-# ---- management ----------------------------------------------------------------------------------------------------------------
+# ---- management --------------------------------------------------------------------------------------------------
 
 
 def activate(state: State, client: Client, request: Request) -> ActivateResponse:
@@ -251,7 +253,8 @@ def user_create(state: State, client: Client, request: Request) -> UserCreateRes
 def user_list(state: State, client: Client, _request: Request) -> UserListResponse:
     """Who is there."""
     rows = sorted(
-        (user for user in list(state.replica.users.values()) if user.partition_id == client.partition), key=lambda u: u.name
+        (user for user in list(state.replica.users.values()) if user.partition_id == client.partition),
+        key=lambda u: u.name,
     )
     return UserListResponse(
         tuple(user.name.encode() for user in rows),
@@ -282,7 +285,11 @@ def user_delete(state: State, client: Client, request: Request) -> UserDeleteRes
             raise CkrError(CKR.ARGUMENTS_BAD, "the user is gone")
         if state.replica.owned(user.id):
             raise CkrError(CKR.FUNCTION_REJECTED, f"{user.name} owns keys: delete them first")
-        admins = [one for one in list(state.replica.users.values()) if one.partition_id == client.partition and one.role == ROLE_ADMIN]
+        admins = [
+            one
+            for one in list(state.replica.users.values())
+            if one.partition_id == client.partition and one.role == ROLE_ADMIN
+        ]
         if user.role == ROLE_ADMIN and len(admins) == 1:
             raise CkrError(CKR.FUNCTION_REJECTED, "the last admin stays")
         return [replace(current, deleted=True)]
@@ -334,7 +341,7 @@ def unlock(state: State, user: UserRow) -> None:
         state.replica.set_failures(user.id, 0)
 
 
-# ---- partitions ---------------------------------------------------------------------------------------------------------------------
+# ---- partitions --------------------------------------------------------------------------------------------------
 
 
 def partition_create(state: State, client: Client, request: Request) -> PartitionCreateResponse:
