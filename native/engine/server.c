@@ -479,24 +479,6 @@ static void give_back(struct connection *connection)
     }
 }
 
-/* Takes up what a ready connection has; true: it stays locked, with answers to send. */
-static bool serve(struct worker *worker, uint32_t index, uint32_t generation, uint32_t events)
-{
-    struct connection *connection = &worker->server->slots[index];
-    pthread_mutex_lock(&connection->lock);
-    if (connection->fd >= 0 && connection->generation == generation) {
-        bool hung_up = connection->waiting && (events & (EPOLLHUP | EPOLLERR)) != 0;
-        bool kicked = connection->client != NULL && rights_kicked(worker->server->parts.rights, connection->client);
-        if (!hung_up && !kicked && serve_frames(worker, connection)) {
-            worker->held[worker->held_count++] = connection;
-            return true;
-        }
-        drop(connection);
-    }
-    pthread_mutex_unlock(&connection->lock);
-    return false;
-}
-
 static void send_held(struct worker *worker)
 {
     for (uint32_t i = 0; i < worker->held_count; i++) {
@@ -510,6 +492,27 @@ static void send_held(struct worker *worker)
         pthread_mutex_unlock(&connection->lock);
     }
     worker->held_count = 0;
+}
+
+/* Takes up what a ready connection has; true: it stays locked, with answers to send. */
+static bool serve(struct worker *worker, uint32_t index, uint32_t generation, uint32_t events)
+{
+    struct connection *connection = &worker->server->slots[index];
+    if (pthread_mutex_trylock(&connection->lock) != 0) {
+        send_held(worker); /* nobody waits for a connection while others wait for his */
+        pthread_mutex_lock(&connection->lock);
+    }
+    if (connection->fd >= 0 && connection->generation == generation) {
+        bool hung_up = connection->waiting && (events & (EPOLLHUP | EPOLLERR)) != 0;
+        bool kicked = connection->client != NULL && rights_kicked(worker->server->parts.rights, connection->client);
+        if (!hung_up && !kicked && serve_frames(worker, connection)) {
+            worker->held[worker->held_count++] = connection;
+            return true;
+        }
+        drop(connection);
+    }
+    pthread_mutex_unlock(&connection->lock);
+    return false;
 }
 
 static bool admit(struct server *server, int fd)
@@ -577,6 +580,7 @@ static void *work(void *argument)
             return NULL;
         }
         if (index == LISTENER) {
+            send_held(worker);
             accept_some(server);
         } else if (serve(worker, index, (uint32_t)(event.data.u64 >> 32), event.events)) {
             uint64_t now = now_ns();

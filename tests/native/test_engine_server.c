@@ -83,9 +83,12 @@ static uint64_t call(int fd, uint16_t op, uint64_t session, const uint8_t *paylo
 /* What the firmware would do. Keys 100 and 101 exist; 101 is loaded only when asked for. */
 static void load(uint64_t handle, uint64_t user)
 {
-    const uint8_t nothing[1] = {0};
+    const uint8_t size[4] = {32, 0, 0, 0};
+    uint8_t masked[256];
+    size_t len = sizeof masked;
+    CHECK(he_generate(engine, CKK_GENERIC_SECRET, size, sizeof size, masked, &len) == CKR_OK);
     const he_key key = {.handle = handle, .partition = 1, .usage = 4, .flags = HE_KEY_PRIVATE | HE_KEY_TOKEN, .users = &user, .user_count = 1,
-                        .material = {CKO_PRIVATE_KEY, CKK_RSA, nothing, 0}};
+                        .material = {CKO_SECRET_KEY, CKK_GENERIC_SECRET, masked, len}};
     CHECK(he_key_load(engine, &key) == CKR_OK);
 }
 
@@ -109,9 +112,11 @@ static void decide(const he_request *request)
         for (uint32_t i = 0; i < login.password.len; i++) {
             CHECK(login.password.data[i] == 0);
         }
-        uint8_t hash[32], salt[16] = {0};
+        uint8_t hash[32], again[32], salt[16] = {0};
         size_t offset = (size_t)(login.password.data - request->payload);
         CHECK(he_password_hash(engine, request->id, offset, login.password.len, salt, hash) == CKR_OK);
+        CHECK(he_password_hash(engine, request->id, offset, login.password.len - 1, salt, again) == CKR_OK);
+        CHECK(memcmp(hash, again, sizeof hash) != 0);
         int found;
         CHECK(he_secret_contains(engine, request->id, offset, login.password.len, 's', &found) == CKR_OK && found);
         CHECK(he_secret_contains(engine, request->id, offset, request->len, 's', &found) == CKR_ARGUMENTS_BAD);
@@ -211,10 +216,10 @@ static uint64_t sign(int fd, uint64_t session, uint64_t key, uint32_t size)
     static uint8_t data[1 << 17], payload[ROOM], out[ROOM];
     size_t len;
     struct wire_writer writer = wire_writer(payload, sizeof payload);
-    const struct wire_sign_request request = {.key = key, .mechanism = {.type = CKM_RSA_PKCS}, .data = wire_bytes(data, size)};
+    const struct wire_sign_request request = {.key = key, .mechanism = {.type = CKM_SHA256_HMAC}, .data = wire_bytes(data, size)};
     CHECK(wire_put_sign_request(&writer, &request) == WIRE_OK);
     uint64_t rv = call(fd, WIRE_OP_SIGN, session, payload, writer.len, out, &len);
-    CHECK(rv != CKR_OK || len == size + 4);
+    CHECK(rv != CKR_OK || len == 4 + 32);
     return rv;
 }
 
@@ -393,6 +398,7 @@ int main(void)
     const he_config config = {.workers = 2, .boot = 5, .max_connections = 64};
     engine = he_create(&config, error, sizeof error);
     CHECK(engine != NULL);
+    CHECK(he_masking_create(engine) == CKR_OK);
     CHECK(he_epoch(engine) >> 32 == 5);
     snprintf(path, sizeof path, "/tmp/hsmsim-test-%d.sock", (int)getpid());
     CHECK(he_listen(engine, path) == CKR_OK && he_run(engine) == CKR_OK);
