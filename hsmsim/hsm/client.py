@@ -66,6 +66,15 @@ class HsmClient:
 
     def call(self, request: Any, session: int = 0) -> Any:  # noqa: ANN401 - the pair of OPS; a table has no types
         """Send a request of hsmsim.hsm.messages and return its response."""
+        rv, content = self.exchange(request, session)
+        info = _OP_OF[type(request)]
+        if rv != CKR.OK:
+            text = ERROR_TEXT.get(rv, "")
+            raise CkrError(rv, text or f"{info.name} was answered with CK_RV 0x{rv:08X}")
+        return info.response_type.decode(content)
+
+    def exchange(self, request: Any, session: int = 0) -> tuple[int, bytes]:  # noqa: ANN401 - as above
+        """Send a request and return the CK_RV and the payload, which GET_ATTRIBUTES has with some errors too."""
         info = _OP_OF[type(request)]
         self._seq += 1
         payload = request.encode()
@@ -74,10 +83,7 @@ class HsmClient:
         content = self._receive(header.length)
         if header.op != info.code | RESPONSE or header.seq != self._seq:
             raise ConnectionError(f"this is no answer to {info.name}")
-        if header.word != CKR.OK:
-            text = ERROR_TEXT.get(header.word, "")
-            raise CkrError(header.word, text or f"{info.name} was answered with CK_RV 0x{header.word:08X}")
-        return info.response_type.decode(content)
+        return header.word, content
 
     def login(self, name: str, password: str, user_type: int) -> LoginResponse:
         """Log in: CKU_SO for admins, CKU_USER for crypto users."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import json
 import os
 from typing import TYPE_CHECKING
 
@@ -13,12 +14,12 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, utils
 from cryptography.hazmat.primitives.asymmetric import padding as rsa_padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from support.p11 import Module, Session, refused, structure
+from support.p11 import Module, RefusedError, Session, refused, structure
 
 from hsmsim.hsm.cryptoki import CKA, CKK, CKM, CKO, CKR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from conftest import Simulator
 
@@ -396,3 +397,103 @@ def test_each_session_has_its_own_operations(module: Module, session: Session, a
         CKM.AES_CTR, bytes(40), bytes(16)
     )
     session.produce("C_EncryptFinal")
+
+
+def test_a_private_key_is_of_no_use_after_logout(simulator: Simulator) -> None:
+    with Module(simulator.environment) as module:
+        session = module.session(simulator.ready.pin)
+        private = session.pair(
+            CKM.EC_KEY_PAIR_GEN,
+            {CKA.EC_PARAMS: bytes.fromhex(CURVES["secp256r1"][1]), CKA.TOKEN: False},
+            {CKA.SIGN: True, CKA.TOKEN: False},
+        )[1]
+        session.init("C_SignInit", CKM.ECDSA, private)
+        session.call("C_Logout")
+        with pytest.raises(RefusedError) as caught:
+            session.produce("C_Sign", bytes(32), 32)
+        assert caught.value.rv in {CKR.USER_NOT_LOGGED_IN, CKR.KEY_HANDLE_INVALID}
+        with refused(CKR.KEY_HANDLE_INVALID):
+            session.init("C_SignInit", CKM.ECDSA, private)
+
+
+# ---- the cloudhsm profile ------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def aws(simulator: Simulator, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Session]:
+    config = json.loads(simulator.places.module_config.read_text())
+    config["hsmsim"]["profile"] = "cloudhsm"
+    path = tmp_path_factory.mktemp("profile") / "pkcs11.cfg"
+    path.write_text(json.dumps(config))
+    with Module({**simulator.environment, "HSMSIM_PKCS11_CONFIG": str(path)}) as one:
+        yield one.session(simulator.ready.pin)
+
+
+@pytest.fixture(scope="module")
+def aws_aes(aws: Session) -> int:
+    return secret(aws, CKK.AES, AES)
+
+
+def test_the_hsm_makes_the_iv(aws: Session, aws_aes: int) -> None:
+    iv = ctypes.create_string_buffer(12)
+    parameter = structure(iv, 12, 96, None, 0, 128)
+    sealed = aws.whole("Encrypt", CKM.AES_GCM, aws_aes, DATA, parameter)
+    assert iv.raw != bytes(12)
+    assert AESGCM(AES).decrypt(iv.raw, sealed, b"") == DATA
+    assert aws.whole("Decrypt", CKM.AES_GCM, aws_aes, sealed, parameter) == DATA
+    assert aws.whole("Encrypt", CKM.AES_GCM, aws_aes, DATA, parameter) != sealed
+    vendor = structure(None, 0, 0, None, 0, 128)
+    sealed = aws.whole("Encrypt", CKM.CLOUDHSM_AES_GCM, aws_aes, DATA, vendor)
+    assert AESGCM(AES).decrypt(sealed[:12], sealed[12:], b"") == DATA
+    assert aws.whole("Decrypt", CKM.CLOUDHSM_AES_GCM, aws_aes, sealed, vendor) == DATA
+    with refused(CKR.MECHANISM_PARAM_INVALID):
+        aws.init("C_EncryptInit", CKM.CLOUDHSM_AES_GCM, aws_aes, parameter)
+
+
+def test_what_aws_refuses(aws: Session, aws_aes: int) -> None:
+    iv = ctypes.create_string_buffer(12)
+    parameter = structure(iv, 12, 96, None, 0, 128)
+    for what in ("Encrypt", "Decrypt"):
+        with refused(CKR.MECHANISM_INVALID):
+            aws.parts(what, CKM.AES_GCM, aws_aes, [bytes(32)], parameter)
+    with refused(CKR.DATA_LEN_RANGE):
+        aws.whole("Encrypt", CKM.AES_GCM, aws_aes, bytes(16225), parameter)
+    with refused(CKR.DATA_LEN_RANGE):
+        aws.whole("Encrypt", CKM.AES_CBC, aws_aes, bytes(16288), bytes(16))
+    with refused(CKR.MECHANISM_INVALID):
+        aws.init("C_SignInit", CKM.AES_CMAC_GENERAL, aws_aes, structure(8))
+    for name in ("C_SignRecoverInit", "C_VerifyRecoverInit"):
+        with refused(CKR.FUNCTION_NOT_SUPPORTED):
+            aws.init(name, CKM.RSA_PKCS, aws_aes)
+    with refused(CKR.FUNCTION_NOT_SUPPORTED):
+        aws.size("C_GetOperationState")
+
+
+# ---- an HSM that goes ----------------------------------------------------------------------------------------------
+
+
+def test_operations_over_a_failover(new_simulator: Callable[..., Simulator]) -> None:
+    one = new_simulator()
+    with Module(one.environment) as module:
+        session = module.session(one.ready.pin)
+        values = {CKA.CLASS: CKO.SECRET_KEY, CKA.TOKEN: True, CKA.SIGN: True, CKA.ENCRYPT: True}
+        aes = session.create(values | {CKA.KEY_TYPE: CKK.AES, CKA.VALUE: AES})
+        key = session.create(values | {CKA.KEY_TYPE: CKK.GENERIC_SECRET, CKA.VALUE: b"k" * 40, CKA.ENCRYPT: False})
+        session.init("C_SignInit", CKM.SHA256_HMAC, key)
+        session.call("C_SignUpdate", bytes(70_000), 70_000)
+        session.init("C_EncryptInit", CKM.AES_CBC, aes, bytes(16))
+        first = session.produce("C_EncryptUpdate", DATA, len(DATA))
+        one.kill(0)
+        # the chaining block is the client's: the other HSM goes on
+        assert first + session.produce("C_EncryptUpdate", DATA, len(DATA)) == expected_cipher(
+            CKM.AES_CBC, DATA + DATA, bytes(16)
+        )
+        session.produce("C_EncryptFinal")
+        # the stream was the dead HSM's
+        with refused(CKR.DEVICE_ERROR):
+            session.call("C_SignUpdate", bytes(70_000), 70_000)
+        with refused(CKR.OPERATION_NOT_INITIALIZED):
+            session.produce("C_SignFinal")
+        mac = hmac.HMAC(b"k" * 40, hashes.SHA256())
+        mac.update(bytes(70_000))
+        assert session.parts("Sign", CKM.SHA256_HMAC, key, split(bytes(70_000), 20_000)) == mac.finalize()

@@ -1,7 +1,5 @@
 """Every message survives its encoding, and no bytes make a decoder do anything but return or raise WireError."""
 
-
-
 import dataclasses
 from typing import Any
 

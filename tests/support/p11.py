@@ -110,10 +110,10 @@ class Module:
     def session(self, pin: str | None = None) -> Session:
         handle = ctypes.c_ulong()
         self.call("C_OpenSession", self.slot, CKF.SERIAL_SESSION | CKF.RW_SESSION, None, None, ctypes.byref(handle))
+        session = Session(self, handle.value)
         if pin is not None:
-            raw = pin.encode()
-            self.call("C_Login", handle, CKU.USER, raw, len(raw))
-        return Session(self, handle.value)
+            session.login(pin)
+        return session
 
 
 class Session:
@@ -125,6 +125,10 @@ class Session:
 
     def call(self, name: str, *arguments: Any) -> None:
         self.module.call(name, self.handle, *arguments)
+
+    def login(self, pin: str) -> None:
+        raw = pin.encode()
+        self.call("C_Login", CKU.USER, raw, len(raw))
 
     # ---- objects
 

@@ -70,22 +70,33 @@ def gone(state: State, client_id: int) -> None:
         client = state.clients.pop(client_id, None)
     state.links.forget(client_id)
     if client is not None:
-        with client.lock:
+        with client.lock:  # a request that still runs finds no session
+            client.sessions.clear()
+            client.user = client.role = 0
             drop_objects(state, client, list(client.objects))
 
 
 def drop_objects(state: State, client: Client, handles: list[int]) -> None:
-    """Destroy session objects."""
+    """Destroy session objects. The caller holds the client's lock."""
     for handle in handles:
-        state.engine.key_drop(handle)
         state.index.drop_session_object(handle)
         client.objects.pop(handle, None)
+        forget_key(state, handle)
+
+
+def forget_key(state: State, handle: int) -> None:
+    """When this returns, no operation under a former state of the key starts."""
+    state.engine.key_drop(handle)
+    if state.reference is not None:
+        state.reference.forget(handle)
 
 
 def log_out(state: State, client: Client) -> None:
     """Forget the login and the private session objects. The caller holds the client's lock."""
-    state.engine.client_user(client.id, 0, 0)
     client.user = client.role = 0
+    state.engine.client_user(client.id, 0, 0)
+    if state.reference is not None:
+        state.reference.barrier()
     private = [handle for handle in client.objects if state.index.session_objects[handle].row.private]
     drop_objects(state, client, private)
     state.engine.epoch_bump()

@@ -8,13 +8,16 @@ and the client gets CKR_GENERAL_ERROR, the HSM goes on.
 from __future__ import annotations
 
 import logging
+import queue
 import threading
+import time
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from hsmsim.errors import CkrError, StorageError
 from hsmsim.hsm.cryptoki import CKR
 from hsmsim.hsm.engine import CLIENT_GONE
-from hsmsim.hsm.firmware import connections, keys, objects, users
+from hsmsim.hsm.firmware import access, connections, keys, objects, reading, sharing, users
 from hsmsim.hsm.messages import OPS, Op
 from hsmsim.hsm.wire import WireError
 
@@ -40,10 +43,10 @@ HANDLERS: Final[dict[int, Handler]] = {
     Op.CREATE_OBJECT: objects.create_object,
     Op.COPY_OBJECT: objects.copy_object,
     Op.DESTROY_OBJECT: objects.destroy_object,
-    Op.OBJECT_SIZE: objects.object_size,
+    Op.OBJECT_SIZE: reading.object_size,
     Op.SET_ATTRIBUTES: objects.set_attributes,
-    Op.FIND: objects.find,
-    Op.KEY_FACTS: objects.key_facts,
+    Op.FIND: reading.find,
+    Op.KEY_FACTS: reading.key_facts,
     Op.GENERATE_KEY: keys.generate_key,
     Op.GENERATE_KEY_PAIR: keys.generate_key_pair,
     Op.WRAP_KEY: keys.wrap_key,
@@ -56,27 +59,76 @@ HANDLERS: Final[dict[int, Handler]] = {
     Op.USER_PASSWORD: users.user_password,
     Op.PARTITION_CREATE: users.partition_create,
     Op.PARTITION_LIST: users.partition_list,
-    Op.KEY_SHARE: objects.key_share,
-    Op.KEY_UNSHARE: objects.key_unshare,
-    Op.KEY_USERS: objects.key_users,
+    Op.KEY_SHARE: sharing.key_share,
+    Op.KEY_UNSHARE: sharing.key_unshare,
+    Op.KEY_USERS: sharing.key_users,
 }
 PEERS: Final = frozenset({Op.PEER_HELLO, Op.PEER_PROVE, Op.PEER_SYNC, Op.PEER_BEAT, Op.JOIN})
-WAIT_MS: Final = 500
+PASSWORDS: Final = frozenset(
+    {Op.LOGIN, Op.SET_PASSWORD, Op.ACTIVATE, Op.USER_CREATE, Op.USER_PASSWORD, Op.PARTITION_CREATE}
+)
+WAIT_MS: Final = 200
+DRAIN_SECONDS: Final = 3.0
 
 
-def serve(state: State) -> None:
-    """One dispatcher thread: until the engine stops."""
-    while True:
-        try:
-            request = state.engine.next(WAIT_MS)
-        except EOFError:
-            return
-        if request is None:
-            continue
-        if request.op == CLIENT_GONE:
-            connections.gone(state, request.client)
-        else:
-            _answer(state, request)
+class Dispatcher:
+    """Threads that answer what the engine hands up.
+
+    One takes the requests in and gives each to its group, so that no group holds up another: HSMs answer each other
+    while all handlers wait for another HSM to apply a revocation, and a guesser of passwords delays passwords only.
+    """
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._stopping = False
+        self._general: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._peers: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._passwords: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        groups = (("firmware", self._general, 8), ("peers", self._peers, 2), ("passwords", self._passwords, 2))
+        self._workers = [
+            (threading.Thread(target=self._work, args=(group,), name=f"{name} {n}", daemon=True), group)
+            for name, group, count in groups
+            for n in range(count)
+        ]
+        self._router = threading.Thread(target=self._route, name="router", daemon=True)
+
+    def start(self) -> None:
+        """Start answering."""
+        for worker, _ in self._workers:
+            worker.start()
+        self._router.start()
+
+    def stop(self) -> None:
+        """Take nothing in any more, and finish what was begun."""
+        self._stopping = True
+        self._router.join()
+        for _, group in self._workers:
+            group.put(None)
+        deadline = time.monotonic() + DRAIN_SECONDS
+        for worker, _ in self._workers:
+            worker.join(max(0.0, deadline - time.monotonic()))
+
+    def _route(self) -> None:
+        while not self._stopping:
+            try:
+                request = self._state.engine.next(WAIT_MS)
+            except EOFError:
+                return
+            if request is None:
+                continue
+            if request.op in PEERS:
+                self._peers.put(request)
+            elif request.op in PASSWORDS:
+                self._passwords.put(request)
+            else:
+                self._general.put(request)
+
+    def _work(self, group: queue.SimpleQueue[Request | None]) -> None:
+        while (request := group.get()) is not None:
+            if request.op == CLIENT_GONE:
+                connections.gone(self._state, request.client)
+            else:
+                _answer(self._state, request)
 
 
 def _answer(state: State, request: Request) -> None:
@@ -107,7 +159,7 @@ def _run(state: State, request: Request) -> None:
     elif request.miss:
         _run_missed(state, request)
     elif op == Op.GET_ATTRIBUTES:
-        rv, payload, splices = objects.get_attributes(state, state.client(request.client), request)
+        rv, payload, splices = reading.get_attributes(state, state.client(request.client), request)
         if splices:
             state.engine.reply_spliced(request.id, rv, payload, splices)
         else:
@@ -119,16 +171,10 @@ def _run(state: State, request: Request) -> None:
 
 def _run_missed(state: State, request: Request) -> None:
     client = state.client(request.client)
-    found = keys.load_for(state, client, request)
-    if state.settings.reference and state.vault.runs(request, found.row):
-        state.engine.reply(request.id, CKR.OK, state.vault.run(request, found.row))
-    else:
-        state.engine.retry(request.id)
-
-
-def start(state: State, count: int) -> list[threading.Thread]:
-    """Dispatcher threads."""
-    threads = [threading.Thread(target=serve, args=(state,), name=f"firmware {n}", daemon=True) for n in range(count)]
-    for thread in threads:
-        thread.start()
-    return threads
+    if state.reference is not None:
+        payload = state.reference.run(client.partition, request, partial(access.usable, state, client, request.session))
+        if payload is not None:
+            state.engine.reply(request.id, CKR.OK, payload)
+            return
+    keys.load_for(state, client, request)
+    state.engine.retry(request.id)

@@ -1,4 +1,4 @@
-"""What changes in the rows does to this HSM at once: keys leave the engine, logins end, locks open, the vault follows.
+"""What changes in the rows does to this HSM at once: keys leave the engine, logins end, the vault follows.
 
 Runs under the replica's lock for own and foreign commits, in the order of versions: when the version is applied, no
 operation under an old right starts.
@@ -10,12 +10,12 @@ import logging
 from typing import TYPE_CHECKING
 
 from hsmsim.cluster.model import ObjectRow, PartitionRow, ShareRow, UserRow
-from hsmsim.errors import CkrError, StorageError
+from hsmsim.errors import CkrError
 from hsmsim.hsm.firmware import connections
 
 if TYPE_CHECKING:
     from hsmsim.cluster.model import Change
-    from hsmsim.hsm.firmware.state import State
+    from hsmsim.hsm.firmware.state import Client, State
 
 _LOG = logging.getLogger(__name__)
 
@@ -34,10 +34,10 @@ class Follower:
         for row in change.rows:
             if isinstance(row, ObjectRow):
                 stale = stale or row.deleted or state.index.knows(row.handle)
-                state.engine.key_drop(row.handle)
+                connections.forget_key(state, row.handle)
             elif isinstance(row, ShareRow):
                 stale = True
-                state.engine.key_drop(row.handle)
+                connections.forget_key(state, row.handle)
             elif isinstance(row, UserRow):
                 self._user(row)
                 stale = True
@@ -52,19 +52,12 @@ class Follower:
         if former is None or (former == user.password_version and not user.deleted):
             return
         for client in list(self._state.clients.values()):
-            if client.user == user.id:
-                self._end(client.id)
-        if self._state.replica.failures(user.id):
-            try:
-                self._state.replica.set_failures(user.id, 0)
-            except StorageError as error:
-                _LOG.warning("%s stays locked here until the next change of the password: %s", user.name, error)
+            with client.lock:
+                if client.user == user.id:
+                    self._end(client)
 
-    def _end(self, client_id: int) -> None:
-        client = self._state.clients.get(client_id)
-        if client is None:
-            return
+    def _end(self, client: Client) -> None:
         try:
             connections.log_out(self._state, client)
         except CkrError as error:
-            _LOG.info("client %d went while it was logged out: %s", client_id, error)
+            _LOG.info("Client %d went while it was logged out: %s", client.id, error)

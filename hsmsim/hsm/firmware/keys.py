@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Final
 from hsmsim.errors import CkrError
 from hsmsim.hsm.cryptoki import CKA, CKF, CKK, CKM, CKO, CKR, MECHANISMS, Operation
 from hsmsim.hsm.engine import KEY_PRIVATE, KEY_TOKEN, Key, Material
-from hsmsim.hsm.firmware import objects, publics, rights, templates, values
-from hsmsim.hsm.firmware.objects import Birth
+from hsmsim.hsm.firmware import access, birth, publics, rights, templates, values
+from hsmsim.hsm.firmware.birth import Birth
 from hsmsim.hsm.messages import (
     DeriveKeyRequest,
     DeriveKeyResponse,
@@ -79,16 +79,16 @@ def generate_key(state: State, client: Client, request: Request) -> GenerateKeyR
     object_class, key_type_ = templates.class_and_type(given, default_class=CKO.SECRET_KEY, default_type=key_type)
     row = templates.rules(object_class, key_type_, Operation.GENERATE, client.profile)
     templates.check_given(row, given)
-    objects.may_create(state, client, request.session, given)
+    birth.may_create(state, client, request.session, given)
     length = int(given.get(CKA.VALUE_LEN, 0))
     if (key_type is CKK.AES and length not in AES_SIZES) or not 0 < length <= GENERIC_MAX:
         raise CkrError(CKR.KEY_SIZE_RANGE, f"{length} bytes is no size of such a key")
     material = state.vault.generate_secret(client.partition, key_type, length)
     computed = _fresh(message.mechanism) | {CKA.CLASS: object_class, CKA.KEY_TYPE: key_type}
-    computed |= objects.key_attributes(state, Material(object_class, key_type, material))
+    computed |= birth.key_attributes(state, Material(object_class, key_type, material))
     settled = templates.settle(row, given, {name: value for name, value in computed.items() if name in row})
-    birth = Birth(object_class, key_type, _history(settled), material)
-    return GenerateKeyResponse(objects.bear(state, client, request.session, "GENERATE_KEY", [birth])[0])
+    new = Birth(object_class, key_type, _history(settled), material)
+    return GenerateKeyResponse(birth.bear(state, client, request.session, "GENERATE_KEY", [new])[0])
 
 
 def _make_pair(state: State, client: Client, key_type: CKK, given: Attributes) -> Made:
@@ -123,20 +123,20 @@ def generate_key_pair(state: State, client: Client, request: Request) -> Generat
         templates.class_and_type(given, default_class=object_class, default_type=key_type)
         row = templates.rules(object_class, key_type, Operation.GENERATE, client.profile)
         templates.check_given(row, given)
-        objects.may_create(state, client, request.session, given)
+        birth.may_create(state, client, request.session, given)
         halves.append((object_class, row, given))
     made = _make_pair(state, client, key_type, halves[0][2])
     births = []
     for (object_class, row, given), data in zip(halves, (made.spki, made.material), strict=True):
         computed = _fresh(message.mechanism) | {CKA.CLASS: object_class, CKA.KEY_TYPE: key_type}
-        computed |= objects.key_attributes(state, Material(object_class, key_type, data))
+        computed |= birth.key_attributes(state, Material(object_class, key_type, data))
         if CKA.EC_PARAMS in given and key_type is CKK.EC_EDWARDS:
             computed[CKA.EC_PARAMS] = given[CKA.EC_PARAMS]
         settled = templates.settle(row, given, {name: value for name, value in computed.items() if name in row})
         births.append(
             Birth(object_class, key_type, _history(settled) if object_class is CKO.PRIVATE_KEY else settled, data)
         )
-    public, private = objects.bear(state, client, request.session, "GENERATE_KEY_PAIR", births)
+    public, private = birth.bear(state, client, request.session, "GENERATE_KEY_PAIR", births)
     return GenerateKeyPairResponse(public, private)
 
 
@@ -149,9 +149,9 @@ def _key_for(
     """A key of this user that may be used so."""
     if client.admin:
         raise CkrError(CKR.USER_NOT_LOGGED_IN, "an admin uses no keys")
-    found = objects.own(state, client, handle, invalid) if owner else objects.see(state, client, handle, invalid)
-    attributes = objects.attributes_of(found.row)
-    if found.row.object_class not in objects.KEY_CLASSES:
+    found = access.own(state, client, handle, invalid) if owner else access.see(state, client, handle, invalid)
+    attributes = access.attributes_of(found.row)
+    if found.row.object_class not in rights.KEY_CLASSES:
         raise CkrError(invalid, "this object is no key")
     if attributes.get(usage) is not True:
         raise CkrError(CKR.KEY_FUNCTION_NOT_PERMITTED, f"the key does not have {usage.name}")
@@ -175,10 +175,10 @@ def wrap_key(state: State, client: Client, request: Request) -> WrapKeyResponse:
         state, client, message.wrapping_key, CKA.WRAP, CKR.WRAPPING_KEY_HANDLE_INVALID, mechanism=info.type, owner=False
     )
     _check_key_type(info, wrapping.row.key_type, CKR.WRAPPING_KEY_TYPE_INCONSISTENT)
-    target = objects.own(state, client, message.key, CKR.KEY_HANDLE_INVALID)
+    target = access.own(state, client, message.key, CKR.KEY_HANDLE_INVALID)
     if target.row.object_class not in (CKO.SECRET_KEY, CKO.PRIVATE_KEY):
         raise CkrError(CKR.KEY_NOT_WRAPPABLE, "secret and private keys are wrapped")
-    attributes, how = objects.attributes_of(target.row), objects.attributes_of(wrapping.row)
+    attributes, how = access.attributes_of(target.row), access.attributes_of(wrapping.row)
     if attributes.get(CKA.EXTRACTABLE) is not True:
         raise CkrError(CKR.KEY_UNEXTRACTABLE, "the key does not have CKA_EXTRACTABLE")
     if attributes.get(CKA.WRAP_WITH_TRUSTED) is True and how.get(CKA.TRUSTED) is not True:
@@ -186,7 +186,7 @@ def wrap_key(state: State, client: Client, request: Request) -> WrapKeyResponse:
     for attr in decode_template(bytes(how.get(CKA.WRAP_TEMPLATE, b"")) or bytes(4)):
         if attributes.get(CKA(attr.type)) != values.decode(CKA(attr.type), attr.value or b""):
             raise CkrError(CKR.KEY_HANDLE_INVALID, "the key does not match the wrapping key's CKA_WRAP_TEMPLATE")
-    material = objects.material_of(wrapping.row), objects.material_of(target.row)
+    material = access.material_of(wrapping.row), access.material_of(target.row)
     wrapped, iv = state.engine.wrap(material[0], message.mechanism, material[1])
     state.replica.audit(state.entry(client, "WRAP_KEY", message.key, f"under {message.wrapping_key:#x}"))
     return WrapKeyResponse(wrapped, iv)
@@ -206,16 +206,16 @@ def unwrap_key(state: State, client: Client, request: Request) -> UnwrapKeyRespo
         owner=False,
     )
     _check_key_type(info, unwrapping.row.key_type, CKR.UNWRAPPING_KEY_TYPE_INCONSISTENT)
-    how = objects.attributes_of(unwrapping.row)
+    how = access.attributes_of(unwrapping.row)
     given = templates.merge(how, CKA.UNWRAP_TEMPLATE, values.parse(message.template))
     object_class, key_type = templates.class_and_type(given)
     if key_type is None or object_class is CKO.PUBLIC_KEY:
         raise CkrError(CKR.TEMPLATE_INCONSISTENT, "secret and private keys are unwrapped")
     row = templates.rules(object_class, key_type, Operation.UNWRAP, client.profile)
     templates.check_given(row, given)
-    objects.may_create(state, client, request.session, given)
+    birth.may_create(state, client, request.session, given)
     material = state.engine.unwrap(
-        objects.material_of(unwrapping.row), message.mechanism, message.wrapped, object_class, key_type
+        access.material_of(unwrapping.row), message.mechanism, message.wrapped, object_class, key_type
     )
     computed: Attributes = {
         CKA.CLASS: object_class,
@@ -225,10 +225,10 @@ def unwrap_key(state: State, client: Client, request: Request) -> UnwrapKeyRespo
         CKA.ALWAYS_SENSITIVE: False,
         CKA.NEVER_EXTRACTABLE: False,
     }
-    computed |= objects.key_attributes(state, Material(object_class, key_type, material))
+    computed |= birth.key_attributes(state, Material(object_class, key_type, material))
     settled = templates.settle(row, given, {name: value for name, value in computed.items() if name in row})
-    birth = Birth(object_class, key_type, settled, material)
-    return UnwrapKeyResponse(objects.bear(state, client, request.session, "UNWRAP_KEY", [birth])[0])
+    new = Birth(object_class, key_type, settled, material)
+    return UnwrapKeyResponse(birth.bear(state, client, request.session, "UNWRAP_KEY", [new])[0])
 
 
 def derive_key(state: State, client: Client, request: Request) -> DeriveKeyResponse:
@@ -239,59 +239,58 @@ def derive_key(state: State, client: Client, request: Request) -> DeriveKeyRespo
         state, client, message.base_key, CKA.DERIVE, CKR.KEY_HANDLE_INVALID, mechanism=info.type, owner=True
     )
     _check_key_type(info, base.row.key_type, CKR.KEY_TYPE_INCONSISTENT)
-    old = objects.attributes_of(base.row)
+    old = access.attributes_of(base.row)
     given = templates.merge(old, CKA.DERIVE_TEMPLATE, values.parse(message.template))
     object_class, key_type = templates.class_and_type(given, default_class=CKO.SECRET_KEY)
     row = templates.rules(object_class, key_type, Operation.DERIVE, client.profile)
     templates.check_given(row, given)
-    objects.may_create(state, client, request.session, given)
+    birth.may_create(state, client, request.session, given)
     if key_type is None:
         raise CkrError(CKR.TEMPLATE_INCOMPLETE, "the template has no CKA_KEY_TYPE")
     salt = _salt(state, client, message.mechanism)
     length = int(given.get(CKA.VALUE_LEN, VALUE_LEN_FREE))
-    material = state.engine.derive(objects.material_of(base.row), message.mechanism, salt, key_type, length)
+    material = state.engine.derive(access.material_of(base.row), message.mechanism, salt, key_type, length)
     computed: Attributes = {CKA.CLASS: object_class, CKA.KEY_TYPE: key_type, CKA.KEY_GEN_MECHANISM: values.UNAVAILABLE}
-    computed |= objects.key_attributes(state, Material(object_class, key_type, material))
+    computed |= birth.key_attributes(state, Material(object_class, key_type, material))
     settled = templates.settle(row, given, {name: value for name, value in computed.items() if name in row})
     history = _history(settled)
     for name in (CKA.ALWAYS_SENSITIVE, CKA.NEVER_EXTRACTABLE):
         history[name] = history[name] is True and old.get(name) is True
-    birth = Birth(object_class, key_type, history, material)
-    return DeriveKeyResponse(objects.bear(state, client, request.session, "DERIVE_KEY", [birth])[0])
+    new = Birth(object_class, key_type, history, material)
+    return DeriveKeyResponse(birth.bear(state, client, request.session, "DERIVE_KEY", [new])[0])
 
 
 def _salt(state: State, client: Client, mechanism: Mechanism) -> Material | None:
     params = mechanism.params
     if not isinstance(params, HkdfParams) or params.salt_type != HKDF_SALT_KEY:
         return None
-    found = objects.own(state, client, params.salt_key, CKR.KEY_HANDLE_INVALID)
+    found = access.own(state, client, params.salt_key, CKR.KEY_HANDLE_INVALID)
     if found.row.object_class != CKO.SECRET_KEY:
         raise CkrError(CKR.KEY_TYPE_INCONSISTENT, "HKDF's salt is a secret key")
-    return objects.material_of(found.row)
+    return access.material_of(found.row)
 
 
 # ---- the hot path's misses ---------------------------------------------------------------------------------------
 
 
-def load_for(state: State, client: Client, request: Request) -> rights.What:
-    """A hot operation on a key that the engine does not hold: decide, and load it."""
+def load_for(state: State, client: Client, request: Request) -> None:
+    """A hot operation on a key that the engine does not hold: load it if it exists for this client."""
     handle = Reader(request.payload).u64()
     client.session(request.session)
-    found = objects.see(state, client, handle, CKR.KEY_HANDLE_INVALID)
-    if found.row.object_class not in objects.KEY_CLASSES:
+    found = access.see(state, client, handle, CKR.KEY_HANDLE_INVALID)
+    if found.row.object_class not in rights.KEY_CLASSES:
         raise CkrError(CKR.KEY_HANDLE_INVALID, "this object is no key")
     if client.admin:
         raise CkrError(CKR.KEY_FUNCTION_NOT_PERMITTED, "an admin uses no keys")
     state.engine.key_load(engine_key(found))
-    if objects.what(state, handle) != found:
+    if access.what(state, handle) != found:
         state.engine.key_drop(handle)  # it changed while it was loaded; the next miss decides anew
-    return found
 
 
 def engine_key(found: rights.What) -> Key:
     """The key with its rights."""
     row = found.row
-    attributes = objects.attributes_of(row)
+    attributes = access.attributes_of(row)
     return Key(
         handle=row.handle,
         partition=row.partition_id,
@@ -300,5 +299,5 @@ def engine_key(found: rights.What) -> Key:
         flags=(KEY_PRIVATE if row.private else 0) | (KEY_TOKEN if found.client == 0 else 0),
         users=rights.users(found),
         allowed=values.numbers(attributes.get(CKA.ALLOWED_MECHANISMS, b"")),
-        material=objects.material_of(row),
+        material=access.material_of(row),
     )

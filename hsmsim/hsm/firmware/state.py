@@ -1,7 +1,9 @@
 """What all handlers share: the parts of the HSM and its connected clients.
 
 A client is a PKCS#11 application (process): its sessions, its login, its session objects. All of it dies with its last
-connection. Handlers run in several threads; a client's lock guards its own fields, `State.lock` the tables.
+connection. Handlers run in several threads. Locks, each taken for a moment only: a client's for its fields, State.lock
+for the table of clients, State.counting for the counts of bad logins. The replica's lock may be held when a client's is
+taken (a foreign revocation), so nothing is written to the cluster, and no hash is computed, under a client's lock.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from typing import TYPE_CHECKING, Final
 from hsmsim.cluster.model import ACTIVE, ROLE_ADMIN, ROLE_CRYPTO_USER, AuditEntry
 from hsmsim.errors import CkrError
 from hsmsim.hsm.cryptoki import CKR, Profile
+from hsmsim.hsm.vault.mechanisms import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -26,12 +29,14 @@ if TYPE_CHECKING:
     from hsmsim.hsm.vault.vault import Vault
 
 SESSION_LIMIT: Final = 1024
-HASHES_AT_ONCE: Final = 2
 
 
 @dataclass(slots=True)
 class Client:
-    """A connected application. sessions: id -> whether read/write; user: 0 when nobody is logged in."""
+    """A connected application. sessions: id -> whether read/write; user: 0 when nobody is logged in.
+
+    availability_check: it wants a new token key to be on two HSMs.
+    """
 
     id: int
     partition: int
@@ -64,7 +69,7 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """From the HSM's configuration. reference: operations run in SoftHSM2."""
+    """From the HSM's configuration. reference: operations run in SoftHSM2 where it can."""
 
     hsm_id: str
     cluster_id: str
@@ -93,9 +98,10 @@ class State:
         self.vault = vault
         self.index = index
         self.clock = clock
+        self.reference = Reference(vault) if settings.reference else None
         self.clients: dict[int, Client] = {}
         self.lock = threading.Lock()
-        self.hashing = threading.BoundedSemaphore(HASHES_AT_ONCE)
+        self.counting = threading.Lock()
 
     def client(self, client_id: int) -> Client:
         """A client that said HELLO."""
@@ -108,6 +114,10 @@ class State:
         """Refuse before the first admin has a password."""
         if self.replica.cluster.state != ACTIVE:
             raise CkrError(CKR.USER_PIN_NOT_INITIALIZED, "the cluster is not activated yet: hsmsim up does it")
+
+    def wants_two(self, client: Client) -> bool:
+        """Whether the key availability check is on: the cluster's, and the client's configuration."""
+        return self.settings.availability_check and client.availability_check
 
     def require_serving(self) -> None:
         """Refuse while another HSM may have committed what this one has not seen."""

@@ -67,6 +67,8 @@ USERS_MAX: Final = 1024
 SALT_BYTES: Final = 16
 TICKET_SECONDS: Final = 30 * 24 * 3600
 _TICKET: Final = struct.Struct("<QQQQQ")
+_COUNT_BITS: Final = 8
+_COUNT_MASK: Final = 255  # which replica.failures gives for a row that does not verify
 _UNKNOWN_COUNT: Final = 0xFFFFFFFFFFFFFFFF
 _ROLE_OF: Final = {CKU.USER: ROLE_CRYPTO_USER, CKU.SO: ROLE_ADMIN}
 
@@ -75,8 +77,7 @@ _ROLE_OF: Final = {CKU.USER: ROLE_CRYPTO_USER, CKU.SO: ROLE_ADMIN}
 
 
 def _hash(state: State, request: Request, secret: Secret, salt: bytes) -> bytes:
-    with state.hashing:
-        return state.engine.password_hash(request.id, secret.offset, secret.length, salt)
+    return state.engine.password_hash(request.id, secret.offset, secret.length, salt)
 
 
 def _new_password(state: State, request: Request, secret: Secret) -> tuple[bytes, bytes]:
@@ -112,13 +113,27 @@ def _ticket(state: State, client: Client, user: UserRow) -> bytes:
     return body + state.engine.mac("ticket", body)
 
 
-def _enter(state: State, client: Client, user: UserRow) -> None:
-    """The client is this user from here on. The caller holds the client's lock."""
-    if user.role == ROLE_ADMIN and not all(client.sessions.values()):
+def _require_free(client: Client, role: int) -> None:
+    if client.user:
+        other = CKR.USER_ALREADY_LOGGED_IN if client.role == role else CKR.USER_ANOTHER_ALREADY_LOGGED_IN
+        raise CkrError(other, "somebody is logged in already")
+    if not client.sessions:
+        raise CkrError(CKR.SESSION_HANDLE_INVALID, "open a session first")
+    if role == ROLE_ADMIN and not all(client.sessions.values()):
         raise CkrError(CKR.SESSION_READ_ONLY_EXISTS, "an admin needs read/write sessions only")
-    state.engine.client_user(client.id, user.id, user.role)
-    client.user, client.role = user.id, user.role
-    state.engine.epoch_bump()
+
+
+def _enter(state: State, client: Client, user: UserRow) -> None:
+    """The client is this user from here on."""
+    with client.lock:
+        _require_free(client, user.role)
+        client.user, client.role = user.id, user.role
+        state.engine.client_user(client.id, user.id, user.role)
+        current = state.replica.users.get(user.id)
+        if current is None or current.password_version != user.password_version:
+            connections.log_out(state, client)  # the password changed while it was checked
+            raise CkrError(CKR.PIN_INCORRECT, "user or password is wrong")
+        state.engine.epoch_bump()
 
 
 def login(state: State, client: Client, request: Request) -> LoginResponse:
@@ -128,15 +143,22 @@ def login(state: State, client: Client, request: Request) -> LoginResponse:
     role = _ROLE_OF.get(CKU(message.user_type)) if message.user_type in (CKU.USER, CKU.SO) else None
     if role is None:
         raise CkrError(CKR.USER_TYPE_INVALID, "log in as CKU_USER, or as an admin with CKU_SO")
-    with client.lock:
-        if client.user:
-            other = CKR.USER_ALREADY_LOGGED_IN if client.role == role else CKR.USER_ANOTHER_ALREADY_LOGGED_IN
-            raise CkrError(other, "somebody is logged in already")
-        if not client.sessions:
-            raise CkrError(CKR.SESSION_HANDLE_INVALID, "open a session first")
-        user = _authenticate(state, client, request, message, role)
-        _enter(state, client, user)
-        return LoginResponse(_ticket(state, client, user), user.id, user.role)
+    _require_free(client, role)
+    user = _authenticate(state, client, request, message, role)
+    _enter(state, client, user)
+    return LoginResponse(_ticket(state, client, user), user.id, user.role)
+
+
+def _counted(user: UserRow, failures: int) -> int:
+    """A count as it is stored, of logins with this password: a new one starts again, on an HSM that was off too."""
+    return user.password_version << _COUNT_BITS | failures
+
+
+def failures_of(state: State, user: UserRow) -> int:
+    """Bad logins in a row on this HSM; a count that somebody tampered with locks."""
+    stored = state.replica.failures(user.id)
+    version, failures = stored >> _COUNT_BITS, stored & _COUNT_MASK
+    return failures if version == user.password_version or failures == _COUNT_MASK else 0
 
 
 def _authenticate(state: State, client: Client, request: Request, message: LoginRequest, role: int) -> UserRow:
@@ -147,20 +169,21 @@ def _authenticate(state: State, client: Client, request: Request, message: Login
         _hash(state, request, secret, bytes(SALT_BYTES))  # an unknown name takes as long as a wrong password
         state.replica.audit(AuditEntry("LOGIN", name[:31], role, CKR.PIN_INCORRECT, 0, "no such user"))
         raise CkrError(CKR.PIN_INCORRECT, "user or password is wrong")
-    failures = state.replica.failures(user.id)
-    if failures >= ATTEMPTS:
-        state.replica.audit(AuditEntry("LOGIN", user.name, role, CKR.PIN_LOCKED, user.id, "locked"))
-        raise CkrError(CKR.PIN_LOCKED, "locked after five bad logins; an admin sets a new password")
-    if not _matches(state, request, secret, user):
-        bad = AuditEntry("LOGIN", user.name, role, CKR.PIN_INCORRECT, user.id, "wrong password")
-        with state.lock:
-            state.replica.set_failures(user.id, state.replica.failures(user.id) + 1, bad)
-        raise CkrError(CKR.PIN_INCORRECT, "user or password is wrong")
-    good = AuditEntry("LOGIN", user.name, role, 0, user.id, "")
-    if failures:
-        state.replica.set_failures(user.id, 0, good)
-    else:
-        state.replica.audit(good)
+    same = failures_of(state, user) < ATTEMPTS and _matches(state, request, secret, user)
+    with state.counting:  # the count is looked at again: others may have guessed meanwhile
+        failures = failures_of(state, user)
+        if failures >= ATTEMPTS:
+            state.replica.audit(AuditEntry("LOGIN", user.name, role, CKR.PIN_LOCKED, user.id, "locked"))
+            raise CkrError(CKR.PIN_LOCKED, "locked after five bad logins; an admin sets a new password")
+        if not same:
+            bad = AuditEntry("LOGIN", user.name, role, CKR.PIN_INCORRECT, user.id, "wrong password")
+            state.replica.set_failures(user.id, _counted(user, failures + 1), bad)
+            raise CkrError(CKR.PIN_INCORRECT, "user or password is wrong")
+        good = AuditEntry("LOGIN", user.name, role, 0, user.id, "")
+        if failures:
+            state.replica.set_failures(user.id, _counted(user, 0), good)
+        else:
+            state.replica.audit(good)
     return user
 
 
@@ -178,12 +201,10 @@ def login_ticket(state: State, client: Client, request: Request) -> LoginTicketR
         raise expired
     if user.partition_id != client.partition:
         raise expired
-    with client.lock:
-        if client.user:
-            raise CkrError(CKR.USER_ALREADY_LOGGED_IN, "somebody is logged in already")
-        _enter(state, client, user)
-        state.replica.audit(AuditEntry("LOGIN", user.name, user.role, 0, user.id, "by ticket"))
-        return LoginTicketResponse(_ticket(state, client, user), user.id, user.role)
+    _require_free(client, user.role)
+    state.replica.audit(AuditEntry("LOGIN", user.name, user.role, 0, user.id, "by ticket"))
+    _enter(state, client, user)
+    return LoginTicketResponse(_ticket(state, client, user), user.id, user.role)
 
 
 def logout(state: State, client: Client, _request: Request) -> LogoutResponse:
@@ -259,7 +280,7 @@ def user_list(state: State, client: Client, _request: Request) -> UserListRespon
     return UserListResponse(
         tuple(user.name.encode() for user in rows),
         tuple(user.role for user in rows),
-        tuple(state.replica.failures(user.id) for user in rows),
+        tuple(failures_of(state, user) for user in rows),
         tuple(user.id for user in rows),
     )
 
@@ -333,12 +354,6 @@ def set_password(state: State, client: Client, request: Request) -> SetPasswordR
     salt, digest = _new_password(state, request, located(message.new))
     _change_password(state, client, user, salt, digest)
     return SetPasswordResponse()
-
-
-def unlock(state: State, user: UserRow) -> None:
-    """A new password came: this HSM's count of bad logins starts again."""
-    if state.replica.failures(user.id):
-        state.replica.set_failures(user.id, 0)
 
 
 # ---- partitions --------------------------------------------------------------------------------------------------

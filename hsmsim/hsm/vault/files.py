@@ -71,12 +71,6 @@ def remove(tokens: Path, serial: str) -> None:
             shutil.rmtree(folder)
 
 
-def clear(tokens: Path) -> None:
-    """Remove every token."""
-    for folder in tokens.iterdir():
-        shutil.rmtree(folder)
-
-
 def is_token(data: bytes) -> bool:
     """Whether a token.object is whole: its last attribute is the user's PIN blob."""
     return _sizes(data).get(_USER_PIN, 0) > 0

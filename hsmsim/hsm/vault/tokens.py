@@ -2,11 +2,14 @@
 
 The engine logs in, once per start and token, with PINs that Python never sees, and puts the masking key there as a
 trusted session object; that session stays open, and the login holds for every other session. `lock` is around
-everything that changes a token: SoftHSM2 2.6.1 loses objects when threads create, destroy and find at a time.
+everything that changes a token: SoftHSM2 2.6.1 loses objects when threads create, destroy and find at a time. Besides,
+python-pkcs11 initialises libraries with NULL, for which SoftHSM2 switches its own locks off (two signatures at a time
+crash it): it is initialised again with CKF_OS_LOCKING_OK.
 """
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import threading
 from dataclasses import dataclass
@@ -18,6 +21,7 @@ from pkcs11.attributes import AttributeMapper
 from pkcs11.exceptions import PKCS11Error
 
 from hsmsim.errors import CkrError, HsmsimError
+from hsmsim.hsm.cryptoki import CKF, CKR
 from hsmsim.hsm.vault import files
 
 if TYPE_CHECKING:
@@ -29,6 +33,12 @@ _LOG = logging.getLogger(__name__)
 
 WRAP: Final = pkcs11.Mechanism.AES_KEY_WRAP_PAD
 MASKING: Final = {Attribute.LABEL: "masking", Attribute.CLASS: ObjectClass.SECRET_KEY}
+
+
+class _InitializeArgs(ctypes.Structure):
+    """CK_C_INITIALIZE_ARGS."""
+
+    _fields_ = (("mutex_functions", ctypes.c_void_p * 4), ("flags", ctypes.c_ulong), ("reserved", ctypes.c_void_p))
 
 
 class Mapper(AttributeMapper):
@@ -88,22 +98,24 @@ class Tokens:
         self._tokens: dict[int, Token] = {}
 
     def start(self) -> None:
-        """Mend the files and load SoftHSM2; a folder that it does not take is emptied."""
+        """Mend the files and load SoftHSM2."""
         self._folder.mkdir(mode=0o700, exist_ok=True)
         files.mend(self._folder, self._shadow)
         try:
             self._library = pkcs11.lib(self._path)
+            self._initialize()
         except PKCS11Error as error:
-            _LOG.warning("SoftHSM2 does not open its tokens (%r): they are made again from the rows.", error)
-            files.clear(self._folder)
-            self._library = self._last_try()
+            raise HsmsimError(f"SoftHSM2 ({self._path}) does not start: {error!r}. Is softhsm2 installed?") from error
         self._engine.vault_bind(self._path)
 
-    def _last_try(self) -> object:
-        try:
-            return pkcs11.lib(self._path)
-        except (PKCS11Error, OSError) as error:
-            raise HsmsimError(f"SoftHSM2 ({self._path}) does not start: {error!r}. Is softhsm2 installed?") from error
+    def _initialize(self) -> None:
+        """Again, and with locks; all sessions end."""
+        library = ctypes.CDLL(self._path)
+        arguments = _InitializeArgs(flags=CKF.OS_LOCKING_OK)
+        library.C_Finalize(None)
+        rv = library.C_Initialize(ctypes.byref(arguments))
+        if rv != CKR.OK:
+            raise HsmsimError(f"SoftHSM2 ({self._path}) does not start: CK_RV 0x{rv:X}. Who may write {self._folder}?")
 
     def get(self, partition: int) -> Token:
         """The partition's token, opened or made if it is not open. The caller holds the lock."""
@@ -154,7 +166,7 @@ class Tokens:
     def _abandon(self, slot: Any) -> None:  # noqa: ANN401 - as above
         """Remove a token's files and have the library see it, which ends all sessions: open the other tokens again."""
         files.remove(self._folder, slot.get_token().serial.decode("ascii").strip())
-        self._library.reinitialize()
+        self._initialize()
         self.era += 1
         others = list(self._tokens)
         self._tokens.clear()
