@@ -678,11 +678,11 @@ void server_answer(struct server *server, struct held *held, uint64_t rv, const 
 
 void server_retry(struct server *server, struct held *held)
 {
-    static _Thread_local struct crypto_worker *crypto;
-    crypto = crypto == NULL ? crypto_worker_new() : crypto;
+    struct crypto_worker *crypto = crypto_worker_new();
     size_t cap = held->len + OUT_SLACK;
     uint8_t *buffer = crypto == NULL || held->client == NULL ? NULL : malloc(cap);
     if (buffer == NULL) {
+        crypto_worker_free(crypto);
         server_answer(server, held, CKR_DEVICE_MEMORY, NULL, 0);
         return;
     }
@@ -696,6 +696,7 @@ void server_retry(struct server *server, struct held *held)
     } else {
         server_answer(server, held, rv, buffer, rv == CKR_OK ? out.len : 0);
     }
+    crypto_worker_free(crypto);
     OPENSSL_cleanse(buffer, cap);
     free(buffer);
 }

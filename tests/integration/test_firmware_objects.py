@@ -73,7 +73,7 @@ def test_an_attribute_that_nobody_knows_finds_nothing(alice: Client) -> None:
     assert alice.call(m.FindRequest((Attr(0x80001234, b"x"),))).objects == ()
 
 
-def test_find_by_label_among_ten_thousand_takes_under_two_milliseconds(hsm: Hsm, bob: Client) -> None:
+def test_find_by_label_among_many_takes_under_two_milliseconds(bob: Client) -> None:
     for number in range(250):
         bob.create(CERTIFICATE | {CKA.LABEL: f"many-{number}", CKA.TOKEN: False})
     times = []
@@ -82,8 +82,6 @@ def test_find_by_label_among_ten_thousand_takes_under_two_milliseconds(hsm: Hsm,
         assert len(bob.find(label=f"many-{number}")) == 1
         times.append(time.perf_counter() - began)
     assert sorted(times)[25] < 0.002
-    bob.call(m.CloseSessionsRequest(()))
-    assert hsm.info().sessions == sum(1 for _ in range(hsm.info().sessions))
 
 
 # ---- read --------------------------------------------------------------------------------------------------------
@@ -363,8 +361,9 @@ def test_certificates_and_data(alice: Client, bob: Client) -> None:
     data = alice.create({CKA.CLASS: CKO.DATA, CKA.VALUE: b"text", CKA.LABEL: "data", CKA.TOKEN: True})
     assert alice.get(data, CKA.VALUE, CKA.PRIVATE) == (b"text", b"\1")
     assert bob.find(label="data") == ()
-    alice.set(data, value=b"changed")
-    assert alice.get(data, CKA.VALUE) == (b"changed",)
+    with refused(CKR.ATTRIBUTE_READ_ONLY):
+        alice.set(data, value=b"changed")
+    assert alice.get(data, CKA.VALUE) == (b"text",)
     with refused(CKR.KEY_HANDLE_INVALID):
         alice.encrypt(certificate, bytes(16))
 
@@ -392,7 +391,7 @@ def test_the_cloudhsm_profile_has_other_defaults(hsm: Hsm) -> None:
             client.aes(copyable=True)
 
 
-def test_token_info_tells_the_truth(hsm: Hsm, alice: Client) -> None:
+def test_token_info_tells_the_truth(alice: Client) -> None:
     alice.open(40, CKF.SERIAL_SESSION)
     info = alice.call(m.TokenInfoRequest())
     assert (info.sessions, info.rw_sessions, info.max_sessions) == (2, 1, 1024)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Final
 
 from hsmsim.errors import CkrError
-from hsmsim.hsm.cryptoki import CKA, CKF, CKK, CKM, CKO, CKR, MECHANISMS, Operation
+from hsmsim.hsm.cryptoki import CKA, CKF, CKK, CKM, CKO, CKR, MECHANISMS, Operation, Profile
 from hsmsim.hsm.engine import KEY_PRIVATE, KEY_TOKEN, Key, Material
 from hsmsim.hsm.firmware import access, birth, publics, rights, templates, values
 from hsmsim.hsm.firmware.birth import Birth
@@ -241,6 +241,8 @@ def derive_key(state: State, client: Client, request: Request) -> DeriveKeyRespo
     _check_key_type(info, base.row.key_type, CKR.KEY_TYPE_INCONSISTENT)
     old = access.attributes_of(base.row)
     given = templates.merge(old, CKA.DERIVE_TEMPLATE, values.parse(message.template))
+    if client.profile is Profile.GENERAL:  # a generic secret where the template is silent
+        given = {CKA.CLASS: CKO.SECRET_KEY, CKA.KEY_TYPE: CKK.GENERIC_SECRET} | given
     object_class, key_type = templates.class_and_type(given, default_class=CKO.SECRET_KEY)
     row = templates.rules(object_class, key_type, Operation.DERIVE, client.profile)
     templates.check_given(row, given)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from hsmsim.errors import CkrError
-from hsmsim.hsm.cryptoki import CKA, CKO, CKR, Operation
+from hsmsim.hsm.cryptoki import ATTRIBUTES, CKA, CKO, CKR, Operation
 from hsmsim.hsm.engine import Material
 from hsmsim.hsm.firmware import access, birth, connections, publics, rights, templates, values
 from hsmsim.hsm.firmware.birth import Birth
@@ -57,6 +57,7 @@ def set_attributes(state: State, client: Client, request: Request) -> SetAttribu
     message = SetAttributesRequest.decode(request.payload)
     changes = values.parse(message.template)
     client.session(request.session)
+    _refuse_redacted(changes)
     found = access.see(state, client, message.object) if client.admin else access.own(state, client, message.object)
     access.require_writable(client, request.session, found)
     table = templates.rules(CKO(found.row.object_class), access.type_of(found.row), Operation.SET, client.profile)
@@ -86,6 +87,13 @@ def set_attributes(state: State, client: Client, request: Request) -> SetAttribu
 
     state.revoke(build, state.entry(client, "SET_ATTRIBUTES", message.object, ", ".join(name.name for name in changes)))
     return SetAttributesResponse()
+
+
+def _refuse_redacted(changes: Attributes) -> None:
+    """The engine zeroes key material in templates that do not say that they are of no key, as these never do."""
+    for name in changes:
+        if ATTRIBUTES[name].secret:
+            raise CkrError(CKR.ATTRIBUTE_READ_ONLY, f"{name.name} cannot be changed: make a new object")
 
 
 def copy_object(state: State, client: Client, request: Request) -> CopyObjectResponse:
