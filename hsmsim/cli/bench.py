@@ -1,20 +1,23 @@
-"""`hsmsim bench sign`."""
+"""`hsmsim bench sign|keys`."""
 
 from __future__ import annotations
 
 import json
 import secrets
+import shutil
 import tempfile
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
-from hsmsim.bench import chart, signing
+from hsmsim.bench import chart, fill, signing
 from hsmsim.bench.measure import machine
 from hsmsim.bench.target import SIZES, Target, temporary_keys
 from hsmsim.cli import show
 from hsmsim.config import Places
+from hsmsim.fleet import quickstart
 
 if TYPE_CHECKING:
     from hsmsim.bench.signing import Result
@@ -60,6 +63,39 @@ def sign(*, kinds: str, processes: int, seconds: float, rounds: int, output: Pat
         show.document(_document(results))
     else:
         _tables(results, plan)
+
+
+@bench.command("keys")
+@click.option(
+    "--count", default=10_000, show_default=True, type=click.IntRange(1, 16_000), help="AES token keys to make."
+)
+@show.as_json
+def many(*, count: int, as_json: bool) -> None:
+    """What many keys cost: a find by label, the start of an HSM, its memory.
+
+    Runs in a simulator of its own in a temporary folder, which goes afterwards. Yours is not touched.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="hsmsim-bench-"))
+    folder.chmod(0o711)
+    places = Places(folder / "home", folder / "run")
+    try:
+        with show.progress() as say:
+            quickstart.bring_up(places, say)
+            cost = fill.run(places, count, say)
+    finally:
+        quickstart.take_down(places)
+        shutil.rmtree(folder)
+    if as_json:
+        show.document(asdict(cost))
+        return
+    row = [
+        f"{cost.keys:,}",
+        f"{cost.create_per_s:,.0f}/s",
+        f"{cost.find_ms:.2f} ms",
+        f"{cost.start_s:.2f} s",
+        f"{cost.resident_mib:.0f} MiB",
+    ]
+    show.table(["KEYS", "MADE", "FIND BY LABEL", "START", "IDLE MEMORY"], [row], empty="")
 
 
 def _document(results: list[Result]) -> dict[str, object]:

@@ -53,12 +53,6 @@ def token_folder(hsm: Hsm) -> Path:
     return found
 
 
-def restarted(hsm: Hsm) -> Client:
-    hsm.end(signal.SIGKILL)
-    hsm.start()
-    return hsm.user("alice")
-
-
 def test_objects_follow_the_rows(hsm: Hsm) -> None:
     with hsm.user("alice") as client:
         keys = make(client)
@@ -151,10 +145,9 @@ def test_kills_while_keys_come_and_go_lose_no_acknowledged_key(hsm: Hsm) -> None
     alive: dict[int, bytes] = {}
     unsure: set[int] = set()
     for round_ in range(5):
-        client = hsm.user("alice")
         timer = threading.Timer(0.05 + 0.04 * round_, hsm.running.kill)
-        timer.start()
-        with suppress(OSError):
+        with hsm.user("alice") as client, suppress(OSError):
+            timer.start()
             churn(client, alive, unsure)
         timer.join()
         hsm.running.wait()
@@ -169,7 +162,8 @@ def test_kills_while_keys_come_and_go_lose_no_acknowledged_key(hsm: Hsm) -> None
             for key in unsure & alive.keys() - there:
                 del alive[key]
             unsure.clear()
-    assert hsm.settled().vault_objects == len(set(hsm.user("alice").find()))
+            everything = len(client.find())
+        assert hsm.settled().vault_objects == everything
     assert len(alive) > 5
 
 

@@ -1,0 +1,258 @@
+"""Two HSM processes: the same keys under the same handles, and rights that end everywhere at once."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import pytest
+from support.hsm import ADMIN, Client, Cluster, cluster, refused
+
+from hsmsim.errors import CkrError
+from hsmsim.hsm import messages as m
+from hsmsim.hsm.cryptoki import CKA, CKM, CKR, CKU
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+DATA = bytes(range(32))
+
+
+@pytest.fixture
+def two(engine: str) -> Iterator[Cluster]:
+    """With the key availability check."""
+    with cluster(hsms=2, engine=engine, check=True) as made:
+        yield made
+
+
+def eventually(met: Callable[[], bool], seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_new_key_is_on_both_under_one_handle(two: Cluster) -> None:
+    with two.hsms[0].user("alice") as here, two.hsms[1].user("alice") as there:
+        public, private = here.ec(token=True, label="both")
+        there.verify(public, DATA, there.sign(private, DATA))
+        here.verify(public, DATA, there.sign(private, DATA))
+        assert there.find(label="both") == (public, private)
+        there.destroy(private)
+        assert here.find(label="both") == (public,)
+        with refused(CKR.KEY_HANDLE_INVALID):
+            here.sign(private, DATA)
+
+
+def test_session_keys_stay_on_their_hsm(two: Cluster) -> None:
+    with two.hsms[0].user("alice") as here, two.hsms[1].user("alice") as there:
+        here.aes(label="local")
+        assert there.find(label="local") == ()
+
+
+def test_a_ticket_lets_in_on_the_other_hsm_without_a_hash(two: Cluster) -> None:
+    with two.hsms[0].user("alice") as here, two.hsms[1].client() as there:
+        key = here.aes(token=True)
+        began = time.perf_counter()
+        there.call(m.LoginTicketRequest(here.login_ticket))
+        assert time.perf_counter() - began < 0.02
+        assert there.encrypt(key, bytes(16)) == here.encrypt(key, bytes(16))
+
+
+def test_rights_end_on_the_other_hsm_before_the_answer(two: Cluster) -> None:
+    with two.hsms[0].user("alice") as owner, two.hsms[1].user("bob") as sharee:
+        key = owner.aes(token=True)
+        for _ in range(20):
+            owner.call(m.KeyShareRequest(key, b"bob"))
+            assert sharee.encrypt(key, bytes(16))
+            owner.call(m.KeyUnshareRequest(key, b"bob"))
+            with refused(CKR.KEY_HANDLE_INVALID):
+                sharee.encrypt(key, bytes(16))
+
+
+def test_no_operation_starts_after_an_unshare_was_answered(two: Cluster) -> None:
+    with two.hsms[0].user("alice") as owner, two.hsms[1].user("bob") as sharee:
+        key = owner.aes(token=True)
+        owner.call(m.KeyShareRequest(key, b"bob"))
+        began: list[float] = []
+
+        def use() -> None:
+            with suppress(CkrError):
+                while True:
+                    at = time.monotonic()
+                    sharee.encrypt(key, bytes(16))
+                    began.append(at)
+
+        user = threading.Thread(target=use)
+        user.start()
+        eventually(lambda: len(began) > 50)
+        owner.call(m.KeyUnshareRequest(key, b"bob"))
+        answered = time.monotonic()
+        user.join(5)
+        assert not user.is_alive()
+        assert max(began) < answered
+
+
+def test_a_new_password_logs_out_everywhere(two: Cluster) -> None:
+    with two.hsms[0].user("carol") as here, two.hsms[1].user("carol") as there:
+        there.aes(token=True)
+        here.call(m.SetPasswordRequest(b"carol-password", b"another-password"))
+        with refused(CKR.USER_NOT_LOGGED_IN):
+            there.aes()
+        with refused(CKR.PIN_INCORRECT):
+            there.login("carol", "carol-password")
+        there.login("carol", "another-password")
+
+
+def test_a_new_password_unlocks_an_hsm_that_was_off(two: Cluster) -> None:
+    second = two.hsms[1]
+    for _ in range(5):
+        with second.client() as client, refused(CKR.PIN_INCORRECT):
+            client.login("bob", "not-the-password")
+    second.end()
+    with two.hsms[0].client() as client:
+        client.admin().call(m.UserPasswordRequest(b"bob", 2, b"another-password"))
+    second.start()
+    with second.client() as client:
+        client.login("bob", "another-password")
+
+
+def test_lockouts_are_each_hsms_own(two: Cluster) -> None:
+    for _ in range(5):
+        with two.hsms[0].client() as client, refused(CKR.PIN_INCORRECT):
+            client.login("bob", "not-the-password")
+    with two.hsms[0].client() as client, refused(CKR.PIN_LOCKED):
+        client.login("bob")
+    with two.hsms[1].user("bob"):
+        pass
+
+
+# ---- the key availability check ----------------------------------------------------------------------------------
+
+
+def alone(two: Cluster) -> Client:
+    """The second HSM is gone, and the first has noticed."""
+    two.hsms[1].end(signal.SIGKILL)
+    time.sleep(1.2)
+    return two.hsms[0].user("alice")
+
+
+def test_one_hsm_makes_no_token_keys(two: Cluster) -> None:
+    with two.hsms[0].user("alice") as client:
+        wrapping = client.aes(token=True, wrap=True, unwrap=True)
+        wrapped = client.wrap(wrapping, client.aes(extractable=True))
+    with alone(two) as client:
+        version = two.hsms[0].info().version
+        for make in (
+            lambda: client.aes(token=True),
+            lambda: client.ec(token=True),
+            lambda: client.unwrap(wrapping, wrapped, token=True),
+            lambda: client.call(m.CopyObjectRequest(wrapping, ())),
+        ):
+            with refused(CKR.FUNCTION_FAILED):
+                make()
+        assert two.hsms[0].info().version == version
+        session_key = client.aes()
+        assert client.encrypt(session_key, bytes(16))
+        assert client.wrap(wrapping, client.aes(extractable=True))
+        client.set(wrapping, label="still works")
+        client.destroy(wrapping)
+
+
+def test_a_client_may_waive_the_check(two: Cluster) -> None:
+    alone(two).wire.close()
+    with two.hsms[0].user("alice", profile=2) as client:
+        key = client.aes(token=True)
+        assert client.get(key, CKA.TOKEN) == (b"\1",)
+
+
+def test_a_revocation_waits_at_most_a_second_for_a_dead_hsm(two: Cluster) -> None:
+    with two.hsms[0].user("alice") as client:
+        key = client.aes(token=True)
+        two.hsms[1].end(signal.SIGKILL)
+        began = time.monotonic()
+        client.destroy(key)
+        assert time.monotonic() - began < 2.5
+
+
+def test_keys_that_a_frozen_second_hsm_never_had_are_not_acknowledged(two: Cluster) -> None:
+    with two.hsms[0].user("alice") as client:
+        two.hsms[1].running.send_signal(signal.SIGSTOP)
+        outcomes = set()
+        for _ in range(3):
+            with pytest.raises(CkrError) as caught:
+                client.aes(token=True, label="never")
+            outcomes.add(caught.value.rv)
+        assert outcomes <= {CKR.DEVICE_ERROR, CKR.FUNCTION_FAILED}
+        assert client.find(label="never") == ()
+        two.hsms[1].running.send_signal(signal.SIGCONT)
+    with two.hsms[1].user("alice") as there:
+        eventually(lambda: there.find(label="never") == ())
+
+
+def test_kills_of_one_hsm_lose_no_acknowledged_key(two: Cluster) -> None:
+    """Keys are made on one, the other is killed at random times; what was acknowledged is on both afterwards."""
+    made: dict[int, bytes] = {}
+    for round_ in range(3):
+        with two.hsms[0].user("alice") as client:
+            killer = threading.Timer(0.03 * (round_ + 1), two.hsms[1].running.kill)
+            killer.start()
+            with suppress(CkrError):
+                while True:
+                    key = client.secret(token=True)
+                    made[key] = client.sign(key, DATA, CKM.SHA256_HMAC)
+            killer.join()
+            there = set(client.find())
+        two.hsms[1].running.wait()
+        two.hsms[1].process = None
+        two.hsms[1].start()
+        with two.hsms[1].user("alice") as client:
+            assert set(client.find()) == there
+            for key, mac in made.items():
+                assert client.sign(key, DATA, CKM.SHA256_HMAC) == mac
+        assert made.keys() == there
+        eventually(lambda: two.hsms[0].info().version == two.hsms[1].info().version)
+        time.sleep(0.5)  # both see each other
+
+
+def test_both_hsms_write_at_a_time(two: Cluster) -> None:
+    made: list[int] = []
+
+    def make(hsm: int) -> None:
+        with two.hsms[hsm].user("alice") as client:
+            made.extend(client.aes(token=True) for _ in range(15))
+
+    threads = [threading.Thread(target=make, args=(number % 2,)) for number in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(set(made)) == 60
+    for hsm in two.hsms:
+        with hsm.user("alice") as client:
+            assert set(client.find()) == set(made)
+        assert hsm.settled().vault_objects == 60
+
+
+def test_everybody_revokes_at_a_time_and_nobody_waits_for_each_other(two: Cluster) -> None:
+    """Twelve revocations on each HSM, each of which waits for the other one to answer."""
+
+    def churn(hsm: int) -> None:
+        with two.hsms[hsm].user("alice") as client:
+            for _ in range(3):
+                client.destroy(client.aes(token=True))
+
+    threads = [threading.Thread(target=churn, args=(number % 2,)) for number in range(24)]
+    began = time.monotonic()
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert time.monotonic() - began < 20
+    for hsm in two.hsms:
+        with hsm.client() as client:
+            client.login("admin", ADMIN, CKU.SO)
+            assert client.find() == ()
