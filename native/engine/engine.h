@@ -32,7 +32,8 @@ typedef struct {
 he_engine *he_create(const he_config *config, char *error, size_t error_len);
 /* Stops threads, closes sockets, wipes keys. he_next returns -1 from then on. Never frees while Python may call. */
 void he_stop(he_engine *engine);
-/* 1: all memory is locked; 0: only the arena of keys is (RLIMIT_MEMLOCK too small). */
+/* 1: all memory is locked; 0: only the arena is (RLIMIT_MEMLOCK too small): secret and EC keys, seed, masking key, passwords,
+ * but not the RSA numbers and intermediate values in OpenSSL's heap. */
 int he_memory_locked(he_engine *engine);
 
 /* ---- device identity and masking key ------------------------------------------------------------------------- */

@@ -21,9 +21,16 @@ if TYPE_CHECKING:
 DATA = bytes(range(32))
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def two(engine: str) -> Iterator[Cluster]:
-    """With the key availability check."""
+    """With the key availability check; for tests that break nothing."""
+    with cluster(hsms=2, engine=engine, check=True) as made:
+        yield made
+
+
+@pytest.fixture
+def mortal(engine: str) -> Iterator[Cluster]:
+    """The same, to be broken."""
     with cluster(hsms=2, engine=engine, check=True) as made:
         yield made
 
@@ -96,8 +103,8 @@ def test_no_operation_starts_after_an_unshare_was_answered(two: Cluster) -> None
         assert max(began) < answered
 
 
-def test_a_new_password_logs_out_everywhere(two: Cluster) -> None:
-    with two.hsms[0].user("carol") as here, two.hsms[1].user("carol") as there:
+def test_a_new_password_logs_out_everywhere(mortal: Cluster) -> None:
+    with mortal.hsms[0].user("carol") as here, mortal.hsms[1].user("carol") as there:
         there.aes(token=True)
         here.call(m.SetPasswordRequest(b"carol-password", b"another-password"))
         with refused(CKR.USER_NOT_LOGGED_IN):
@@ -107,45 +114,45 @@ def test_a_new_password_logs_out_everywhere(two: Cluster) -> None:
         there.login("carol", "another-password")
 
 
-def test_a_new_password_unlocks_an_hsm_that_was_off(two: Cluster) -> None:
-    second = two.hsms[1]
+def test_a_new_password_unlocks_an_hsm_that_was_off(mortal: Cluster) -> None:
+    second = mortal.hsms[1]
     for _ in range(5):
         with second.client() as client, refused(CKR.PIN_INCORRECT):
             client.login("bob", "not-the-password")
     second.end()
-    with two.hsms[0].client() as client:
+    with mortal.hsms[0].client() as client:
         client.admin().call(m.UserPasswordRequest(b"bob", 2, b"another-password"))
     second.start()
     with second.client() as client:
         client.login("bob", "another-password")
 
 
-def test_lockouts_are_each_hsms_own(two: Cluster) -> None:
+def test_lockouts_are_each_hsms_own(mortal: Cluster) -> None:
     for _ in range(5):
-        with two.hsms[0].client() as client, refused(CKR.PIN_INCORRECT):
+        with mortal.hsms[0].client() as client, refused(CKR.PIN_INCORRECT):
             client.login("bob", "not-the-password")
-    with two.hsms[0].client() as client, refused(CKR.PIN_LOCKED):
+    with mortal.hsms[0].client() as client, refused(CKR.PIN_LOCKED):
         client.login("bob")
-    with two.hsms[1].user("bob"):
+    with mortal.hsms[1].user("bob"):
         pass
 
 
 # ---- the key availability check ----------------------------------------------------------------------------------
 
 
-def alone(two: Cluster) -> Client:
+def alone(mortal: Cluster) -> Client:
     """The second HSM is gone, and the first has noticed."""
-    two.hsms[1].end(signal.SIGKILL)
+    mortal.hsms[1].end(signal.SIGKILL)
     time.sleep(1.2)
-    return two.hsms[0].user("alice")
+    return mortal.hsms[0].user("alice")
 
 
-def test_one_hsm_makes_no_token_keys(two: Cluster) -> None:
-    with two.hsms[0].user("alice") as client:
+def test_one_hsm_makes_no_token_keys(mortal: Cluster) -> None:
+    with mortal.hsms[0].user("alice") as client:
         wrapping = client.aes(token=True, wrap=True, unwrap=True)
         wrapped = client.wrap(wrapping, client.aes(extractable=True))
-    with alone(two) as client:
-        version = two.hsms[0].info().version
+    with alone(mortal) as client:
+        version = mortal.hsms[0].info().version
         for make in (
             lambda: client.aes(token=True),
             lambda: client.ec(token=True),
@@ -154,7 +161,7 @@ def test_one_hsm_makes_no_token_keys(two: Cluster) -> None:
         ):
             with refused(CKR.FUNCTION_FAILED):
                 make()
-        assert two.hsms[0].info().version == version
+        assert mortal.hsms[0].info().version == version
         session_key = client.aes()
         assert client.encrypt(session_key, bytes(16))
         assert client.wrap(wrapping, client.aes(extractable=True))
@@ -162,25 +169,25 @@ def test_one_hsm_makes_no_token_keys(two: Cluster) -> None:
         client.destroy(wrapping)
 
 
-def test_a_client_may_waive_the_check(two: Cluster) -> None:
-    alone(two).wire.close()
-    with two.hsms[0].user("alice", profile=2) as client:
+def test_a_client_may_waive_the_check(mortal: Cluster) -> None:
+    alone(mortal).wire.close()
+    with mortal.hsms[0].user("alice", profile=2) as client:
         key = client.aes(token=True)
         assert client.get(key, CKA.TOKEN) == (b"\1",)
 
 
-def test_a_revocation_waits_at_most_a_second_for_a_dead_hsm(two: Cluster) -> None:
-    with two.hsms[0].user("alice") as client:
+def test_a_revocation_waits_at_most_a_second_for_a_dead_hsm(mortal: Cluster) -> None:
+    with mortal.hsms[0].user("alice") as client:
         key = client.aes(token=True)
-        two.hsms[1].end(signal.SIGKILL)
+        mortal.hsms[1].end(signal.SIGKILL)
         began = time.monotonic()
         client.destroy(key)
         assert time.monotonic() - began < 2.5
 
 
-def test_keys_that_a_frozen_second_hsm_never_had_are_not_acknowledged(two: Cluster) -> None:
-    with two.hsms[0].user("alice") as client:
-        two.hsms[1].running.send_signal(signal.SIGSTOP)
+def test_keys_that_a_frozen_second_hsm_never_had_are_not_acknowledged(mortal: Cluster) -> None:
+    with mortal.hsms[0].user("alice") as client:
+        mortal.hsms[1].running.send_signal(signal.SIGSTOP)
         outcomes = set()
         for _ in range(3):
             with pytest.raises(CkrError) as caught:
@@ -188,17 +195,17 @@ def test_keys_that_a_frozen_second_hsm_never_had_are_not_acknowledged(two: Clust
             outcomes.add(caught.value.rv)
         assert outcomes <= {CKR.DEVICE_ERROR, CKR.FUNCTION_FAILED}
         assert client.find(label="never") == ()
-        two.hsms[1].running.send_signal(signal.SIGCONT)
-    with two.hsms[1].user("alice") as there:
+        mortal.hsms[1].running.send_signal(signal.SIGCONT)
+    with mortal.hsms[1].user("alice") as there:
         eventually(lambda: there.find(label="never") == ())
 
 
-def test_kills_of_one_hsm_lose_no_acknowledged_key(two: Cluster) -> None:
+def test_kills_of_one_hsm_lose_no_acknowledged_key(mortal: Cluster) -> None:
     """Keys are made on one, the other is killed at random times; what was acknowledged is on both afterwards."""
     made: dict[int, bytes] = {}
     for round_ in range(3):
-        with two.hsms[0].user("alice") as client:
-            killer = threading.Timer(0.03 * (round_ + 1), two.hsms[1].running.kill)
+        with mortal.hsms[0].user("alice") as client:
+            killer = threading.Timer(0.03 * (round_ + 1), mortal.hsms[1].running.kill)
             killer.start()
             with suppress(CkrError):
                 while True:
@@ -206,23 +213,23 @@ def test_kills_of_one_hsm_lose_no_acknowledged_key(two: Cluster) -> None:
                     made[key] = client.sign(key, DATA, CKM.SHA256_HMAC)
             killer.join()
             there = set(client.find())
-        two.hsms[1].running.wait()
-        two.hsms[1].process = None
-        two.hsms[1].start()
-        with two.hsms[1].user("alice") as client:
+        mortal.hsms[1].running.wait()
+        mortal.hsms[1].process = None
+        mortal.hsms[1].start()
+        with mortal.hsms[1].user("alice") as client:
             assert set(client.find()) == there
             for key, mac in made.items():
                 assert client.sign(key, DATA, CKM.SHA256_HMAC) == mac
         assert made.keys() == there
-        eventually(lambda: two.hsms[0].info().version == two.hsms[1].info().version)
+        eventually(lambda: mortal.hsms[0].info().version == mortal.hsms[1].info().version)
         time.sleep(0.5)  # both see each other
 
 
-def test_both_hsms_write_at_a_time(two: Cluster) -> None:
+def test_both_hsms_write_at_a_time(mortal: Cluster) -> None:
     made: list[int] = []
 
     def make(hsm: int) -> None:
-        with two.hsms[hsm].user("alice") as client:
+        with mortal.hsms[hsm].user("alice") as client:
             made.extend(client.aes(token=True) for _ in range(15))
 
     threads = [threading.Thread(target=make, args=(number % 2,)) for number in range(4)]
@@ -231,17 +238,17 @@ def test_both_hsms_write_at_a_time(two: Cluster) -> None:
     for thread in threads:
         thread.join()
     assert len(set(made)) == 60
-    for hsm in two.hsms:
+    for hsm in mortal.hsms:
         with hsm.user("alice") as client:
             assert set(client.find()) == set(made)
         assert hsm.settled().vault_objects == 60
 
 
-def test_everybody_revokes_at_a_time_and_nobody_waits_for_each_other(two: Cluster) -> None:
+def test_everybody_revokes_at_a_time_and_nobody_waits_for_each_other(mortal: Cluster) -> None:
     """Twelve revocations on each HSM, each of which waits for the other one to answer."""
 
     def churn(hsm: int) -> None:
-        with two.hsms[hsm].user("alice") as client:
+        with mortal.hsms[hsm].user("alice") as client:
             for _ in range(3):
                 client.destroy(client.aes(token=True))
 
@@ -252,7 +259,7 @@ def test_everybody_revokes_at_a_time_and_nobody_waits_for_each_other(two: Cluste
     for thread in threads:
         thread.join()
     assert time.monotonic() - began < 20
-    for hsm in two.hsms:
+    for hsm in mortal.hsms:
         with hsm.client() as client:
             client.login("admin", ADMIN, CKU.SO)
             assert client.find() == ()

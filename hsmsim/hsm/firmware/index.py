@@ -1,4 +1,4 @@
-"""Find objects without looking at all of them: by label, by id, by class, per partition.
+"""Find objects without looking at all of them: by label, by id, by class, per partition; by flags without decoding.
 
 Holds token objects (kept in step with the replica) and this HSM's session objects. Reading and changing take one lock,
 both are short.
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
 from hsmsim.cluster.model import ObjectRow
-from hsmsim.hsm.cryptoki import CKA
+from hsmsim.hsm.cryptoki import ATTRIBUTES, CKA, Kind
 from hsmsim.hsm.wire import decode_template
 
 if TYPE_CHECKING:
@@ -22,6 +22,11 @@ if TYPE_CHECKING:
     from hsmsim.hsm.firmware.values import Attributes
 
 _INDEXED: Final = (CKA.LABEL, CKA.ID)
+_FLAGS: Final = {
+    name: 1 << bit for bit, name in enumerate(name for name, info in ATTRIBUTES.items() if info.kind is Kind.BOOL)
+}
+ANSWERED: Final = frozenset({*_INDEXED, CKA.CLASS, *map(CKA, _FLAGS)})
+"""What candidates() has compared already."""
 SESSION_BIT: Final = 1 << 62
 
 
@@ -44,6 +49,7 @@ class Index:
         self._all: dict[tuple[int, int], set[int]] = {}  # partition, class
         self._keys: dict[int, tuple[tuple[int, CKA, bytes], ...]] = {}
         self._classes: dict[int, tuple[int, int]] = {}
+        self._flags: dict[int, tuple[int, int]] = {}  # which flags an object has, and which of them are true
         self.session_objects: dict[int, SessionObject] = {}
         self._next = 0
         for row in list(replica.objects.values()):
@@ -65,6 +71,9 @@ class Index:
         )
         for key in keys:
             self._by.setdefault(key, set()).add(row.handle)
+        has = sum(_FLAGS[attr.type] for attr in attributes if attr.type in _FLAGS)
+        true = sum(_FLAGS[attr.type] for attr in attributes if attr.type in _FLAGS and attr.value == b"\1")
+        self._flags[row.handle] = has, true
         self._keys[row.handle] = keys
         self._classes[row.handle] = (row.partition_id, row.object_class)
         self._all.setdefault((row.partition_id, row.object_class), set()).add(row.handle)
@@ -76,6 +85,7 @@ class Index:
                 handles.discard(handle)
                 if not handles:
                     del self._by[key]
+        self._flags.pop(handle, None)
         where = self._classes.pop(handle, None)
         if where is not None:
             self._all[where].discard(handle)
@@ -108,22 +118,26 @@ class Index:
         return None if row is None else (row, 0)
 
     def candidates(self, partition: int, wanted: Attributes) -> list[int]:
-        """Handles that may match, in order; a superset of those that do."""
+        """Handles that match in label, id, class and flags, in order."""
+        flags = [(_FLAGS[name], value) for name, value in wanted.items() if name in _FLAGS]
+        asked, true = sum(flag for flag, _ in flags), sum(flag for flag, value in flags if value is True)
         with self._lock:
-            sets = [
-                self._by.get((partition, name, value), set())
-                for name in _INDEXED
-                if isinstance(value := wanted.get(name), bytes)
-            ]
-            if sets:
-                return sorted(set.intersection(*sets))
-            object_class = wanted.get(CKA.CLASS)
-            found: Iterable[int] = (
-                self._all.get((partition, int(object_class)), ())
-                if object_class is not None
-                else [handle for (where, _), handles in self._all.items() if where == partition for handle in handles]
-            )
+            found = self._narrowed(partition, wanted)
+            if asked:
+                found = (handle for handle in found if self._has(handle, asked, true))
             return sorted(found)
+
+    def _narrowed(self, partition: int, wanted: Attributes) -> Iterable[int]:
+        sets = [self._by.get((partition, name, bytes(wanted[name])), set()) for name in _INDEXED if name in wanted]
+        if CKA.CLASS in wanted:
+            sets.append(self._all.get((partition, int(wanted[CKA.CLASS])), set()))
+        if sets:
+            return set.intersection(*sets)
+        return [handle for (where, _), handles in self._all.items() if where == partition for handle in handles]
+
+    def _has(self, handle: int, asked: int, true: int) -> bool:
+        has, is_true = self._flags[handle]
+        return has & asked == asked and is_true & asked == true
 
     def knows(self, handle: int) -> bool:
         """Whether the object was there before the change that is being followed."""

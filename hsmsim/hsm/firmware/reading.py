@@ -8,6 +8,7 @@ from hsmsim.errors import CkrError
 from hsmsim.hsm.cryptoki import ATTRIBUTES, CKA, CKO, CKR, Operation
 from hsmsim.hsm.engine import Splice
 from hsmsim.hsm.firmware import access, publics, rights, templates, values
+from hsmsim.hsm.firmware.index import ANSWERED
 from hsmsim.hsm.messages import (
     FindRequest,
     FindResponse,
@@ -90,16 +91,16 @@ def find(state: State, client: Client, request: Request) -> FindResponse:
 
 
 def _matches(row: ObjectRow, wanted: Attributes) -> bool:
-    if CKA.CLASS in wanted and wanted[CKA.CLASS] != row.object_class:
+    """Compare what the index has not."""
+    if CKA.KEY_TYPE in wanted and wanted[CKA.KEY_TYPE] != access.type_of(row):
         return False
-    if not wanted.keys() - {CKA.CLASS}:
-        return True
-    attributes = access.attributes_of(row)
     secret_key = row.object_class in _SECRET_CLASSES
-    return all(
-        name in attributes and attributes[name] == value and not (secret_key and ATTRIBUTES[name].secret)
-        for name, value in wanted.items()
-    )
+    for name in wanted.keys() - ANSWERED - {CKA.KEY_TYPE}:
+        if name not in (attributes := access.attributes_of(row)) or attributes[name] != wanted[name]:
+            return False
+        if secret_key and ATTRIBUTES[name].secret:
+            return False
+    return True
 
 
 def _may_ask(me: rights.Who, found: rights.What, wanted: Attributes) -> bool:
