@@ -44,7 +44,6 @@ def test_8_clients_are_faster_than_with_softhsm2(results: dict[str, signing.Resu
 def test_many_keys(new_simulator: Callable[..., Simulator]) -> None:
     """Find by label under 2 ms, start under 10 s, idle under 250 MiB, with 10,000 keys."""
     cost = fill.run(new_simulator().places, 10_000, print)
-    print(cost)
     assert cost.find_ms < 2
     assert cost.start_s < 10
     assert cost.resident_mib < 250

@@ -27,7 +27,7 @@ def key(value: bytes = b"encrypted", *, private_exponent: bool = False) -> bytes
     return bytes(8) + attribute(0, 4) + TRUE + attribute(name, value) + allowed
 
 
-TRUE = struct.pack(">QQ?", 1, 1, True)  # CKA_TOKEN
+TRUE = struct.pack(">QQ", 1, 1) + b"\1"  # CKA_TOKEN
 TOKEN_FILE = bytes(8) + attribute(0x8000534A, b"label") + attribute(0x8000534D, b"user's PIN blob")
 
 

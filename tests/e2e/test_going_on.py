@@ -1,0 +1,148 @@
+"""A client of the module keeps its work when the HSM under it is killed, and starts anew after a fork."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from conftest import Simulator
+
+SIGN = """
+import os, sys, time
+import pkcs11
+from pkcs11.util.ec import encode_named_curve_parameters
+
+token = pkcs11.lib(os.environ["HSMSIM_MODULE"]).get_token(token_label=os.environ["HSMSIM_TOKEN"])
+session = token.open(rw=True, user_pin=os.environ["HSMSIM_PIN"])
+curve = session.create_domain_parameters(
+    pkcs11.KeyType.EC, {pkcs11.Attribute.EC_PARAMS: encode_named_curve_parameters("secp256r1")}, local=True
+)
+public, private = curve.generate_keypair(store=True, label="going-on")
+print("ready", flush=True)
+end, signed, longest = time.monotonic() + float(sys.argv[1]), 0, 0.0
+while time.monotonic() < end:
+    start = time.monotonic()
+    signature = private.sign(bytes(32), mechanism=pkcs11.Mechanism.ECDSA)
+    longest = max(longest, time.monotonic() - start)
+    signed += 1
+    if signed % 50 == 0:
+        assert public.verify(bytes(32), signature, mechanism=pkcs11.Mechanism.ECDSA)
+private.destroy()
+public.destroy()
+print(f"signed {signed} longest {longest:.3f}", flush=True)
+"""
+
+
+def test_no_signature_fails_when_the_hsms_are_killed_in_turn(new_simulator: Callable[..., Simulator]) -> None:
+    simulator = new_simulator()
+    with subprocess.Popen(
+        [sys.executable, "-c", SIGN, "6"], env=simulator.environment, stdout=subprocess.PIPE, text=True
+    ) as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == "ready\n"
+        for number in (0, 1):
+            time.sleep(1)
+            simulator.kill(number)
+            time.sleep(0.5)
+            simulator.start(number)
+        words = client.stdout.read().split()
+    assert client.returncode == 0
+    assert words[0] == "signed"
+    assert int(words[1]) > 1000
+    assert float(words[3]) < 2.0  # seconds; the lease is one
+
+
+def test_a_handle_names_the_same_key_on_both_hsms(new_simulator: Callable[..., Simulator]) -> None:
+    simulator = new_simulator()
+    made = simulator.run("key", "generate", "aes", "--label", "both", "--json")
+    listed = []
+    for number in (0, 1):
+        simulator.stop(1 - number)
+        listed.append(simulator.run("key", "list", "--json"))
+        simulator.start(1 - number)
+    assert '"both"' in listed[0]
+    assert listed[0] == listed[1]
+    assert json.loads(made)["key"] in listed[0]
+
+
+@pytest.mark.parametrize("finalize_first", [False, True], ids=["initialize", "finalize-then-initialize"])
+def test_a_forked_child_starts_anew(simulator: Simulator, finalize_first: bool) -> None:  # noqa: FBT001
+    script = f"""
+import ctypes, os
+lib = ctypes.CDLL(os.environ["HSMSIM_MODULE"])
+table = ctypes.POINTER(ctypes.c_void_p)()
+assert lib.C_GetFunctionList(ctypes.byref(table)) == 0
+# CK_FUNCTION_LIST: CK_VERSION padded to a pointer, then C_Initialize, C_Finalize, C_GetInfo, ...
+call = lambda index, *args: ctypes.CFUNCTYPE(ctypes.c_ulong, *[type(a) for a in args])(table[1 + index])(*args)
+NULL = ctypes.c_void_p(None)
+INITIALIZE, FINALIZE, GET_INFO, GET_SLOT_LIST, OPEN, LOGIN, RANDOM = 0, 1, 2, 4, 12, 18, 64
+slot, session = ctypes.c_ulong(), ctypes.c_ulong()
+def work():
+    count = ctypes.c_ulong(1)
+    assert call(GET_SLOT_LIST, ctypes.c_ubyte(1), ctypes.pointer(slot), ctypes.pointer(count)) == 0
+    assert call(OPEN, slot, ctypes.c_ulong(6), NULL, NULL, ctypes.pointer(session)) == 0
+    pin = os.environ["HSMSIM_PIN"].encode()
+    assert call(LOGIN, session, ctypes.c_ulong(1), ctypes.c_char_p(pin), ctypes.c_ulong(len(pin))) == 0
+    buffer = ctypes.create_string_buffer(32)
+    assert call(RANDOM, session, ctypes.cast(buffer, ctypes.c_void_p), ctypes.c_ulong(32)) == 0
+    return buffer.raw
+assert call(INITIALIZE, NULL) == 0
+first = work()
+child = os.fork()
+if child == 0:
+    assert call(GET_INFO, NULL) == 0x190  # CKR_CRYPTOKI_NOT_INITIALIZED
+    if {finalize_first}:
+        assert call(FINALIZE, NULL) == 0
+    assert call(INITIALIZE, NULL) == 0
+    assert work() != first
+    assert call(FINALIZE, NULL) == 0
+    os._exit(0)
+assert os.waitpid(child, 0)[1] == 0
+buffer = ctypes.create_string_buffer(32)
+assert call(RANDOM, session, ctypes.cast(buffer, ctypes.c_void_p), ctypes.c_ulong(32)) == 0
+assert call(FINALIZE, NULL) == 0
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        env=simulator.environment,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_client_that_dies_leaves_no_session(simulator: Simulator) -> None:
+    def sessions() -> int:
+        return sum(one["sessions"] or 0 for one in json.loads(simulator.run("hsm", "list", "--json")))
+
+    before = sessions()
+    clients = [
+        subprocess.Popen(
+            [sys.executable, "-c", SIGN, "60"], env=simulator.environment, stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    for client in clients:
+        assert client.stdout is not None
+        assert client.stdout.readline() == "ready\n"
+    assert sessions() == before + 3
+    for client in clients:
+        client.kill()
+        client.wait()
+        client.stdout.close()  # type: ignore[union-attr]
+    deadline = time.monotonic() + 10
+    while sessions() != before and time.monotonic() < deadline:
+        threading.Event().wait(0.1)
+    assert sessions() == before
+    simulator.run("key", "delete", "--label", "going-on", "--yes")
