@@ -8,6 +8,8 @@ Every driver error leaves as a StorageError.
 from __future__ import annotations
 
 import os
+import sqlite3
+import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection, Engine
 
 BUSY_TIMEOUT_MS: Final = 5000
+_WAL_PAUSE_S: Final = 0.005
 _READ: Final = "hsmsim_read"
 _ADVISORY_LOCK: Final = 0x68736D73696D  # "hsmsim"
 
@@ -86,7 +89,6 @@ def _sqlite(url: str, *, durable: bool) -> Engine:
     _make_private(path)
     engine = create_engine(url, connect_args={"timeout": BUSY_TIMEOUT_MS / 1000})
     pragmas = (
-        "PRAGMA journal_mode=WAL",
         f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}",
         "PRAGMA foreign_keys=ON",
         "PRAGMA trusted_schema=OFF",
@@ -96,6 +98,7 @@ def _sqlite(url: str, *, durable: bool) -> Engine:
     def connect(raw: Any, _record: object) -> None:  # noqa: ANN401 - a driver's connection has no common type
         raw.isolation_level = None  # transactions are begun below, by us
         raw.text_factory = _text
+        _use_wal(raw)
         for pragma in pragmas:
             raw.execute(pragma)
 
@@ -106,6 +109,20 @@ def _sqlite(url: str, *, durable: bool) -> Engine:
     event.listen(engine, "connect", connect)
     event.listen(engine, "begin", begin)
     return engine
+
+
+def _use_wal(raw: Any) -> None:  # noqa: ANN401 - a driver's connection
+    """Put a new file into WAL mode. SQLite does not wait for others who do so at the same moment, so we do."""
+    deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
+    while True:
+        try:
+            raw.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError as error:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+            time.sleep(_WAL_PAUSE_S)
+        else:
+            return
 
 
 def _text(raw: bytes) -> str:

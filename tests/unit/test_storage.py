@@ -5,6 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import stat
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -71,6 +73,19 @@ def test_processes_that_start_together_migrate_once(tmp_path: Path) -> None:
     for process in processes:
         process.join()
     assert [process.exitcode for process in processes] == [0] * 4
+
+
+def test_many_open_a_new_file_at_once(tmp_path: Path) -> None:
+    def open_first(url: str, together: threading.Barrier) -> None:
+        together.wait()
+        with Database(url).read() as connection:
+            assert connection.exec_driver_sql("PRAGMA journal_mode").scalar() == "wal"
+
+    for round_ in range(10):
+        url, together = f"sqlite:///{tmp_path}/{round_}.db", threading.Barrier(8)
+        with ThreadPoolExecutor(8) as pool:
+            for opened in [pool.submit(open_first, url, together) for _ in range(8)]:
+                opened.result()
 
 
 def test_files_are_private_and_durable(url: str, tmp_path: Path) -> None:
