@@ -2,4 +2,4 @@
 
 from hsmsim.cli.main import main
 
-main()
+main(prog_name="hsmsim")
