@@ -179,11 +179,12 @@ static bool pair_valid(EVP_PKEY *pkey)
     return context != NULL && EVP_PKEY_check(context) > 0;
 }
 
-/* RSA_check_key takes absent CRT numbers for right ones; ours must be there. */
+/* RSA_check_key takes absent CRT numbers for right ones, and tests a "prime" of any length: ours are there, and not longer than
+ * the largest modulus. */
 static bool rsa_whole(const struct key_parts *parts)
 {
     for (int i = 0; i < RSA_PARTS; i++) {
-        if (parts->part[i].len == 0) {
+        if (parts->part[i].len == 0 || parts->part[i].len > PRIVATE_RSA_MAX / 8) {
             return false;
         }
     }
@@ -200,12 +201,15 @@ static bool ed25519_public_matches(EVP_PKEY *pkey, const struct wire_bytes *publ
 
 bool private_parts_valid(const struct key_parts *parts)
 {
+    if (parts->key_type == CKK_RSA && !rsa_whole(parts)) {
+        return false;
+    }
     SCOPED(EVP_PKEY) pkey = parts_to_pkey(parts);
     if (pkey == NULL) {
         return false;
     }
     if (parts->key_type == CKK_RSA) {
-        return rsa_whole(parts) && rsa_size_between(pkey, PRIVATE_RSA_MIN, PRIVATE_RSA_MAX) && pair_valid(pkey);
+        return rsa_size_between(pkey, PRIVATE_RSA_MIN, PRIVATE_RSA_MAX) && pair_valid(pkey);
     }
     return parts->key_type == CKK_EC ? pair_valid(pkey) : ed25519_public_matches(pkey, &parts->part[EC_Q]);
 }
@@ -248,7 +252,8 @@ static struct wire_bytes number_attribute(const struct wire_template *attributes
     return value.len != 0 ? value : wire_bytes(NULL, 0);
 }
 
-static void read_rsa_numbers(const struct wire_template *attributes, struct key_parts *parts)
+/* No number of an RSA key is longer than its largest modulus: arithmetic on longer ones takes time without bound. */
+static uint64_t read_rsa_numbers(const struct wire_template *attributes, uint32_t modulus_max, struct key_parts *parts)
 {
     static const uint64_t types[RSA_PARTS] = {
         [RSA_N] = CKA_MODULUS,      [RSA_E] = CKA_PUBLIC_EXPONENT, [RSA_D] = CKA_PRIVATE_EXPONENT, [RSA_P] = CKA_PRIME_1,
@@ -257,7 +262,9 @@ static void read_rsa_numbers(const struct wire_template *attributes, struct key_
     parts->key_type = CKK_RSA;
     for (int i = 0; i < RSA_PARTS; i++) {
         parts->part[i] = number_attribute(attributes, types[i]);
+        RV_REQUIRE(parts->part[i].len <= modulus_max / 8, CKR_ATTRIBUTE_VALUE_INVALID);
     }
+    return CKR_OK;
 }
 
 static uint64_t read_curve(const struct wire_template *attributes, uint64_t key_type, struct key_parts *parts)
@@ -274,9 +281,8 @@ static uint64_t import_rsa(struct masking *masking, const struct wire_template *
 {
     struct key_parts parts = {0};
     SECRET_SCOPED room = {NULL, 0};
-    read_rsa_numbers(attributes, &parts);
+    RV_TRY(read_rsa_numbers(attributes, PRIVATE_RSA_MAX, &parts));
     RV_REQUIRE(parts.part[RSA_N].len != 0 && parts.part[RSA_D].len != 0, CKR_TEMPLATE_INCOMPLETE);
-    RV_REQUIRE(parts.part[RSA_N].len <= PRIVATE_RSA_MAX / 8, CKR_ATTRIBUTE_VALUE_INVALID);
     RV_REQUIRE(rsa_complete(&parts, &room) && private_parts_valid(&parts), CKR_ATTRIBUTE_VALUE_INVALID);
     return private_mask(masking, &parts, out, len);
 }
@@ -318,10 +324,9 @@ static uint64_t import_public(const struct wire_template *attributes, uint64_t k
 {
     struct key_parts parts = {0};
     if (key_type == CKK_RSA) {
-        read_rsa_numbers(attributes, &parts);
+        RV_TRY(read_rsa_numbers(attributes, PUBLIC_RSA_MAX, &parts));
         memset(&parts.part[RSA_D], 0, sizeof parts.part - RSA_D * sizeof *parts.part);
         RV_REQUIRE(parts.part[RSA_N].len != 0 && parts.part[RSA_E].len != 0, CKR_TEMPLATE_INCOMPLETE);
-        RV_REQUIRE(parts.part[RSA_N].len <= PUBLIC_RSA_MAX / 8, CKR_ATTRIBUTE_VALUE_INVALID);
     } else {
         RV_TRY(read_curve(attributes, key_type, &parts));
         struct wire_bytes point = attribute_of(attributes, CKA_EC_POINT);

@@ -431,7 +431,6 @@ uint64_t parts_of_pkey(EVP_PKEY *pkey, bool private, struct secret *room, struct
 
 bool point_view(const struct curve *curve, struct wire_bytes in, struct wire_bytes *out)
 {
-    struct der outer = {in.data, in.data + in.len}, inner;
     size_t whole = curve->name == NULL ? curve->size : 1 + 2 * (size_t)curve->size, compressed = 1 + (size_t)curve->size;
     *out = in;
     if (in.len == 0) {
@@ -440,6 +439,7 @@ bool point_view(const struct curve *curve, struct wire_bytes in, struct wire_byt
     if (in.len == whole || (curve->name != NULL && in.len == compressed)) {
         return true;
     }
+    struct der outer = der(in.data, in.len), inner;
     if (!der_take(&outer, DER_OCTETS, &inner) || der_left(&outer) != 0) {
         return false;
     }

@@ -185,6 +185,23 @@ static void check_same_key(struct owned_material *material, struct bytes parts[8
     key_object_free(public);
 }
 
+/* d + (p - 1)(q - 1) 2^131072 is an exponent, too, but the work to find the factors grows with its length. */
+static struct bytes huge_exponent(const struct bytes parts[8])
+{
+    struct bytes out;
+    BN_CTX *context = BN_CTX_new();
+    BIGNUM *d = BN_bin2bn(parts[2].data, (int)parts[2].len, NULL), *p = BN_bin2bn(parts[3].data, (int)parts[3].len, NULL);
+    BIGNUM *q = BN_bin2bn(parts[4].data, (int)parts[4].len, NULL);
+    CHECK(BN_sub_word(p, 1) && BN_sub_word(q, 1) && BN_mul(p, p, q, context) && BN_lshift(p, p, 131072) && BN_add(d, d, p));
+    CHECK(BN_num_bytes(d) <= BYTES_MAX);
+    out.len = (size_t)BN_bn2bin(d, out.data);
+    BN_free(d);
+    BN_free(p);
+    BN_free(q);
+    BN_CTX_free(context);
+    return out;
+}
+
 static void test_import_rsa(struct owned_material *rsa)
 {
     static const unsigned enough[] = {ALL,           N | E | D,         N | D,      N | E | D | P | Q, N | D | P | Q,
@@ -210,6 +227,10 @@ static void test_import_rsa(struct owned_material *rsa)
     parts[2].data[9] ^= 1;
     CHECK_EQ(import_subset(parts, N | E | D, &out), CKR_ATTRIBUTE_VALUE_INVALID);
     parts[2].data[9] ^= 1;
+    struct bytes exponent = parts[2];
+    parts[2] = huge_exponent(parts);
+    CHECK_EQ(import_subset(parts, N | D, &out), CKR_ATTRIBUTE_VALUE_INVALID);
+    parts[2] = exponent;
     struct bytes padded = {.len = 3 + parts[0].len}; /* leading zeros are no part of a number */
     memcpy(padded.data + 3, parts[0].data, parts[0].len);
     parts[0] = padded;
