@@ -125,8 +125,13 @@ static CK_RV fill_template(const struct wire_attribute *from, CK_ATTRIBUTE *to)
     }
     reader = wire_reader(nested.data, nested.len);
     for (CK_ATTRIBUTE *inner = to->pValue; wire_template_next(&reader, &one); inner++) {
-        inner->type = one.type;
-        CK_RV problem = fill_one(&one, inner);
+        /* A buffer that the caller made for another type holds no CK_ATTRIBUTE to follow. */
+        bool confused = kind_of(one.type) == ATTRIBUTE_TEMPLATE && inner->pValue != NULL && inner->type != one.type;
+        CK_RV problem = confused ? CKR_DEVICE_ERROR : CKR_OK;
+        if (!confused) {
+            inner->type = one.type;
+            problem = fill_one(&one, inner);
+        }
         rv = problem == CKR_OK ? rv : problem;
     }
     return rv;

@@ -31,7 +31,10 @@ static bool copy(char *out, size_t room, const char *text)
 
 static void warn_unknown(const struct json *object, const char *const *known, const char *where)
 {
-    for (const struct json *member = object == NULL ? NULL : object->child; member != NULL; member = member->next) {
+    if (object == NULL || object->type != JSON_OBJECT) {
+        return;
+    }
+    for (const struct json *member = object->child; member != NULL; member = member->next) {
         const char *const *name = known;
         while (*name != NULL && strcmp(*name, member->name) != 0) {
             name++;

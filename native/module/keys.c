@@ -89,7 +89,7 @@ static CK_RV keep_wrapped(struct session *session, struct wire_bytes wrapped, CK
 {
     session->wrapped = malloc((size_t)wrapped.len + 1);
     CKR_REQUIRE(session->wrapped != NULL, CKR_HOST_MEMORY);
-    memcpy(session->wrapped, wrapped.data, wrapped.len);
+    wire_copy(session->wrapped, wrapped);
     session->wrapped_len = wrapped.len;
     session->wrapped_of[0] = wrapping;
     session->wrapped_of[1] = key;
@@ -109,8 +109,11 @@ static CK_RV wrap(struct session *session, const CK_MECHANISM *in, CK_OBJECT_HAN
     rv = rv == CKR_OK ? CKR_WIRE(wire_put_u64(&call.request, key)) : rv;
     rv = rv == CKR_OK ? call_run(&call) : rv;
     rv = rv == CKR_OK ? CKR_WIRE(wire_get_wrap_key_response(&call.response, &response)) : rv;
+    if (rv == CKR_OK && iv_out != NULL) { /* without its IV a wrapped key is lost */
+        rv = response.iv.len == GCM_HSM_IV ? CKR_OK : CKR_DEVICE_ERROR;
+    }
     rv = rv == CKR_OK ? keep_wrapped(session, response.wrapped, wrapping, key) : rv;
-    if (rv == CKR_OK && iv_out != NULL && response.iv.len == GCM_HSM_IV) {
+    if (rv == CKR_OK && iv_out != NULL) {
         memcpy(iv_out, response.iv.data, GCM_HSM_IV);
     }
     call_end(&call, false);

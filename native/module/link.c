@@ -1,6 +1,7 @@
 /* One connection to one HSM: a unix socket in a folder that nobody else can write, to a process of the configured user. */
 #include <assert.h>
 #include <errno.h>
+#include <limits.h>
 #include <openssl/crypto.h>
 #include <poll.h>
 #include <stdlib.h>
@@ -9,6 +10,7 @@
 #include <sys/stat.h>
 #include <sys/time.h>
 #include <sys/un.h>
+#include <time.h>
 #include <unistd.h>
 
 #include "log.h"
@@ -112,7 +114,15 @@ bool link_room(struct link *link, size_t payload)
     return grow(&link->out, &link->out_cap, WIRE_HEADER_SIZE + payload, 0);
 }
 
-static bool send_all(struct link *link, bool *sent)
+/* Milliseconds of CLOCK_MONOTONIC. */
+static int64_t now_ms(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (int64_t)now.tv_sec * 1000 + now.tv_nsec / 1000000;
+}
+
+static bool send_all(struct link *link, int64_t deadline, bool *sent)
 {
     for (size_t at = 0; at < link->out_len;) {
         ssize_t some = send(link->fd, link->out + at, link->out_len - at, MSG_NOSIGNAL);
@@ -124,35 +134,35 @@ static bool send_all(struct link *link, bool *sent)
         }
         *sent = true;
         at += (size_t)some;
+        if (at < link->out_len && now_ms() >= deadline) {
+            return false;
+        }
     }
     return true;
 }
 
 /* Waits in poll, not in recv: when the HSM takes our request off its queue, Linux wakes whoever sleeps in recv on this end
  * (unix_write_space), who finds nothing and sleeps again: two context switches a signature. */
-static bool wait_readable(int fd, unsigned patience)
+static bool wait_readable(int fd, int64_t deadline)
 {
     struct pollfd one = {.fd = fd, .events = POLLIN};
-    int timeout = (int)(module_config()->timeout_ms);
     for (;;) {
-        int ready = poll(&one, 1, timeout);
+        int64_t left = deadline - now_ms();
+        int ready = poll(&one, 1, left < 0 ? 0 : (int)(left < INT_MAX ? left : INT_MAX));
         if (ready > 0) {
             return true;
         }
-        if (ready == 0 && --patience == 0) {
-            return false;
-        }
-        if (ready < 0 && errno != EINTR) {
+        if ((ready == 0 && left < INT_MAX) || (ready < 0 && errno != EINTR)) {
             return false;
         }
     }
 }
 
-/* Reads until `want` bytes are there, and what else came with them. `patience`: how many timeouts in a row are fine. */
-static bool receive(struct link *link, size_t *have, size_t want, unsigned patience)
+/* Reads until `want` bytes are there, and what else came with them. */
+static bool receive(struct link *link, size_t *have, size_t want, int64_t deadline)
 {
     while (*have < want) {
-        ssize_t some = wait_readable(link->fd, patience) ? recv(link->fd, link->in + *have, link->in_cap - *have, MSG_DONTWAIT) : 0;
+        ssize_t some = wait_readable(link->fd, deadline) ? recv(link->fd, link->in + *have, link->in_cap - *have, MSG_DONTWAIT) : 0;
         if (some < 0 && (errno == EINTR || errno == EAGAIN)) {
             continue;
         }
@@ -168,15 +178,17 @@ enum link_result link_exchange(struct link *link, uint16_t op, uint64_t session,
 {
     const struct wire_header request = {
         .length = (uint32_t)(link->out_len - WIRE_HEADER_SIZE), .op = op, .seq = ++link->seq, .word = session};
+    /* of the whole exchange: an HSM that sends a byte now and then does not hold its caller */
+    int64_t deadline = now_ms() + (int64_t)patience * module_config()->timeout_ms;
     size_t have = 0;
     wire_set_header(link->out, &request);
-    if (!grow(&link->in, &link->in_cap, 8192, 0) || !send_all(link, sent) || !receive(link, &have, WIRE_HEADER_SIZE, patience) ||
+    if (!grow(&link->in, &link->in_cap, 8192, 0) || !send_all(link, deadline, sent) || !receive(link, &have, WIRE_HEADER_SIZE, deadline) ||
         wire_get_header(link->in, header) != WIRE_OK) {
         return LINK_LOST;
     }
     bool ours = header->op == (op | WIRE_RESPONSE) && header->seq == link->seq && header->length <= WIRE_MAX_FRAME_USER;
     size_t whole = WIRE_HEADER_SIZE + (size_t)header->length;
-    if (!ours || !grow(&link->in, &link->in_cap, whole, have) || !receive(link, &have, whole, patience) || have != whole) {
+    if (!ours || !grow(&link->in, &link->in_cap, whole, have) || !receive(link, &have, whole, deadline) || have != whole) {
         log_line(LEVEL_ERROR, "the HSM's answer to operation 0x%x does not fit its question", op);
         return LINK_LOST;
     }

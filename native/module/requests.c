@@ -31,9 +31,7 @@ static CK_RV copy_out(struct wire_bytes from, uint8_t *out, size_t *out_len)
     size_t room = *out_len;
     *out_len = from.len;
     CKR_REQUIRE(from.len <= room, CKR_BUFFER_TOO_SMALL);
-    if (from.len > 0) {
-        memcpy(out, from.data, from.len);
-    }
+    wire_copy(out, from);
     return CKR_OK;
 }
 

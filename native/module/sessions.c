@@ -264,9 +264,9 @@ static void remember(struct slot *slot, CK_USER_TYPE type, struct wire_bytes use
         known->user_len = user.len;
         known->password_len = password.len;
         known->ticket_len = ticket.len;
-        memcpy(known->user, user.data, user.len);
-        memcpy(known->password, password.data, password.len);
-        memcpy(known->ticket, ticket.data, ticket.len);
+        wire_copy(known->user, user);
+        wire_copy(known->password, password);
+        wire_copy(known->ticket, ticket);
     }
     pthread_mutex_unlock(&slot->lock);
 }

@@ -2,6 +2,8 @@
 #ifndef HSMSIM_SLOT_H
 #define HSMSIM_SLOT_H
 
+#include <stdatomic.h>
+
 #include "module.h"
 
 enum { PIN_USER = 64, PIN_PASSWORD = 256, TICKET_MAX = 256 };
@@ -44,7 +46,7 @@ struct slot {
     unsigned server; /* index into config->servers */
     uint8_t cookie[64];
     uint32_t cookie_len;
-    uint64_t epoch;
+    _Atomic uint64_t epoch; /* changes under the lock */
     /* login */
     bool logged_in;
     CK_USER_TYPE user_type;
@@ -75,7 +77,7 @@ enum link_result { LINK_OK, LINK_REFUSED, LINK_LOST };
 enum link_result link_open(struct link *link, const struct config_server *server, uid_t uid, unsigned timeout_ms);
 void link_close(struct link *link);
 /* Sends out[0..out_len), which begins with room for the header; the answer's payload is in[0..header->length).
- * *sent: any byte may have reached the HSM. */
+ * *sent: any byte may have reached the HSM. patience: how many of the configured timeouts all of it may take. */
 enum link_result link_exchange(struct link *link, uint16_t op, uint64_t session, unsigned patience, struct wire_header *header, bool *sent);
 bool link_room(struct link *link, size_t payload);
 

@@ -72,7 +72,7 @@ static CK_RV say_hello(struct link *link, bool join)
     CKR_TRY(ask(link, WIRE_OP_HELLO, writer.len, &reader));
     CKR_TRY(CKR_WIRE(wire_get_hello_response(&reader, &response)));
     CKR_REQUIRE(response.cookie.len <= sizeof slot->cookie, CKR_DEVICE_ERROR);
-    memcpy(slot->cookie, response.cookie.data, response.cookie.len);
+    wire_copy(slot->cookie, response.cookie);
     slot->cookie_len = response.cookie.len;
     return CKR_OK;
 }
@@ -108,7 +108,7 @@ static CK_RV bring_sessions(struct link *link)
 static void keep_ticket(struct slot *slot, struct wire_bytes ticket)
 {
     if (ticket.len <= TICKET_MAX) {
-        memcpy(slot->credentials->ticket, ticket.data, ticket.len);
+        wire_copy(slot->credentials->ticket, ticket);
         slot->credentials->ticket_len = ticket.len;
     }
 }
@@ -289,7 +289,7 @@ static CK_RV ready_with_request(struct link *link, size_t len)
 
 static void logged_out_there(struct slot *slot, CK_RV rv)
 {
-    if (rv != CKR_USER_NOT_LOGGED_IN || slot->user_type != CKU_USER) {
+    if (rv != CKR_USER_NOT_LOGGED_IN) {
         return;
     }
     pthread_mutex_lock(&slot->lock);
@@ -315,7 +315,7 @@ CK_RV call_run(struct call *call)
         enum link_result result = link_exchange(link, call->op, call->session, patience, &header, &sent);
         bool lost = result != LINK_OK, refused = !lost && header.word == CKR_DEVICE_ERROR && repeatable(call->op);
         if (!lost && !refused) {
-            if (header.epoch != slot->epoch) {
+            if (header.epoch != atomic_load_explicit(&slot->epoch, memory_order_relaxed)) {
                 pthread_mutex_lock(&slot->lock);
                 slot_epoch(slot, header.epoch);
                 pthread_mutex_unlock(&slot->lock);

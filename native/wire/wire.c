@@ -2,7 +2,6 @@
 
 #include <endian.h>
 #include <assert.h>
-#include <string.h>
 
 enum { TEMPLATE_LIMIT = 256, STRINGS_LIMIT = 65536, ATTRIBUTE_FIXED = 12 };
 

@@ -6,6 +6,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <string.h>
 
 #define WIRE_MUST __attribute__((warn_unused_result))
 
@@ -90,6 +91,13 @@ static inline size_t wire_left(const struct wire_reader *reader)
 static inline struct wire_bytes wire_bytes(const void *data, uint32_t len)
 {
     return (struct wire_bytes){data, len};
+}
+/* `to` has room for from.len. memcpy takes no NULL, not even for no bytes (C11 7.24.1). */
+static inline void wire_copy(void *to, struct wire_bytes from)
+{
+    if (from.len != 0) {
+        memcpy(to, from.data, from.len);
+    }
 }
 
 WIRE_MUST enum wire_result wire_get_u8(struct wire_reader *reader, uint8_t *out);
