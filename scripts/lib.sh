@@ -184,7 +184,8 @@ native_tests() {
     done
 }
 
-# run_fuzzers SECONDS: each target of native/fuzz on its seed corpus, then on with mutations for so long.
+# run_fuzzers SECONDS: each target of native/fuzz on its seed corpus and on what it found in earlier runs, then on with
+# mutations for so long. An input that is a finding stays in build-fuzz/found; mended, it moves to the corpus as found-*.
 run_fuzzers() {
     local target name found
     compgen -G "$root/native/fuzz/fuzz_*.c" >/dev/null || return 0
@@ -198,8 +199,9 @@ run_fuzzers() {
             echo "$name"
         fi
     done | xargs -r -P "$jobs" -I{} bash -c '
-        "$0/native/fuzz/{}" -max_total_time="$1" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 \
-            -artifact_prefix="$0/found/{}." "$0/found/{}" "$2/{}" >"$0/{}.log" 2>&1 </dev/null ||
+        options=(-max_total_time="$1" -timeout=20 -rss_limit_mb=2048 -print_final_stats=1 -artifact_prefix="$0/found/{}.")
+        [[ ! -e $2/../{}.dict ]] || options+=(-dict="$2/../{}.dict")
+        "$0/native/fuzz/{}" "${options[@]}" "$0/found/{}" "$2/{}" >"$0/{}.log" 2>&1 </dev/null ||
             { echo "{} found something:"; tail -n 40 "$0/{}.log"; exit 255; }
         echo "{}: $(grep -o "stat::number_of_executed_units: *[0-9]*" "$0/{}.log" | grep -o "[0-9]*$") inputs, nothing found"
     ' "$root/build-fuzz" "$1" "$root/native/fuzz/corpus" || fail "A fuzz target failed; its input is in $found."

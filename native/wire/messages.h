@@ -902,6 +902,59 @@ WIRE_MUST enum wire_result wire_put_join_request(struct wire_writer *writer, con
 WIRE_MUST enum wire_result wire_get_join_response(struct wire_reader *reader, struct wire_join_response *out);
 WIRE_MUST enum wire_result wire_put_join_response(struct wire_writer *writer, const struct wire_join_response *in);
 
+/* X(code, name) for every operation, in order of code. */
+#define WIRE_MESSAGES(X) \
+    X(HELLO, hello) \
+    X(PING, ping) \
+    X(TOKEN_INFO, token_info) \
+    X(HSM_INFO, hsm_info) \
+    X(OPEN_SESSIONS, open_sessions) \
+    X(CLOSE_SESSIONS, close_sessions) \
+    X(LOGIN, login) \
+    X(LOGIN_TICKET, login_ticket) \
+    X(LOGOUT, logout) \
+    X(SET_PASSWORD, set_password) \
+    X(CREATE_OBJECT, create_object) \
+    X(COPY_OBJECT, copy_object) \
+    X(DESTROY_OBJECT, destroy_object) \
+    X(OBJECT_SIZE, object_size) \
+    X(GET_ATTRIBUTES, get_attributes) \
+    X(SET_ATTRIBUTES, set_attributes) \
+    X(FIND, find) \
+    X(KEY_FACTS, key_facts) \
+    X(GENERATE_KEY, generate_key) \
+    X(GENERATE_KEY_PAIR, generate_key_pair) \
+    X(WRAP_KEY, wrap_key) \
+    X(UNWRAP_KEY, unwrap_key) \
+    X(DERIVE_KEY, derive_key) \
+    X(SIGN, sign) \
+    X(VERIFY, verify) \
+    X(ENCRYPT, encrypt) \
+    X(DECRYPT, decrypt) \
+    X(SIGN_RECOVER, sign_recover) \
+    X(VERIFY_RECOVER, verify_recover) \
+    X(MAC_BEGIN, mac_begin) \
+    X(MAC_UPDATE, mac_update) \
+    X(MAC_FINAL, mac_final) \
+    X(MAC_CANCEL, mac_cancel) \
+    X(RANDOM, random) \
+    X(SEED_RANDOM, seed_random) \
+    X(ACTIVATE, activate) \
+    X(USER_CREATE, user_create) \
+    X(USER_LIST, user_list) \
+    X(USER_DELETE, user_delete) \
+    X(USER_PASSWORD, user_password) \
+    X(PARTITION_CREATE, partition_create) \
+    X(PARTITION_LIST, partition_list) \
+    X(KEY_SHARE, key_share) \
+    X(KEY_UNSHARE, key_unshare) \
+    X(KEY_USERS, key_users) \
+    X(PEER_HELLO, peer_hello) \
+    X(PEER_PROVE, peer_prove) \
+    X(PEER_SYNC, peer_sync) \
+    X(PEER_BEAT, peer_beat) \
+    X(JOIN, join)
+
 enum wire_field {
     WIRE_FIELD_END = 0,
     WIRE_FIELD_U8,

@@ -92,7 +92,10 @@ def header(tables: Tables) -> str:
     )
     for name, _ in _messages(tables):
         out += [f"{line};\n" for line in _prototypes(name, "WIRE_MUST ")]
-    out.append("\nenum wire_field {\n    WIRE_FIELD_END = 0,\n")
+    out.append("\n/* X(code, name) for every operation, in order of code. */\n")
+    out.append("#define WIRE_MESSAGES(X) \\\n")
+    out.append(" \\\n".join(f"    X({op.name}, {op.name.lower()})" for op in tables.ops))
+    out.append("\n\nenum wire_field {\n    WIRE_FIELD_END = 0,\n")
     out += [f"    WIRE_FIELD_{kind.upper()},\n" for kind in FIELD_TYPES]
     out.append("};\nenum wire_path {\n")
     out += [f"    WIRE_PATH_{name.upper()},\n" for name in PATHS]
