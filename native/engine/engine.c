@@ -37,6 +37,24 @@ static int harden(void)
     return mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0;
 }
 
+/* Each connection is a file, and so is all that the HSM opens by itself: without room for that, a stranger who connects
+ * often enough keeps it from its database. */
+static uint32_t connections_within_limit(uint32_t wanted)
+{
+    enum { DEFAULT_CONNECTIONS = 2048, OWN_FILES = 256 };
+    struct rlimit files;
+    wanted = wanted == 0 ? DEFAULT_CONNECTIONS : wanted;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0) {
+        return wanted;
+    }
+    files.rlim_cur = files.rlim_max;
+    (void)setrlimit(RLIMIT_NOFILE, &files);
+    if (files.rlim_max >= (rlim_t)wanted + OWN_FILES) {
+        return wanted;
+    }
+    return (uint32_t)(files.rlim_max > 2 * OWN_FILES ? files.rlim_max - OWN_FILES : files.rlim_max / 2);
+}
+
 he_engine *he_create(const he_config *config, char *error, size_t error_len)
 {
     he_engine *engine = calloc(1, sizeof *engine);
@@ -55,7 +73,7 @@ he_engine *he_create(const he_config *config, char *error, size_t error_len)
         .queue = engine->queue,
         .reference = config->reference != 0,
         .workers = config->workers,
-        .max_connections = config->max_connections,
+        .max_connections = connections_within_limit(config->max_connections),
         .serve_until = &engine->serve_until,
         .epoch = &engine->epoch,
     };

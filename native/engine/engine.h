@@ -21,7 +21,7 @@ typedef struct he_engine he_engine;
 
 typedef struct {
     uint32_t workers;         /* hot threads; 0 = as many as online processors */
-    uint32_t max_connections; /* 0 = 2048 */
+    uint32_t max_connections; /* 0 = 2048; fewer where RLIMIT_NOFILE leaves no room for them */
     uint32_t max_keys;        /* keys kept unwrapped; 0 = 16384; least recently used goes first */
     uint32_t reference;       /* 1: keyed hot operations go up to Python, which runs them in SoftHSM2 */
     uint64_t boot;            /* random; upper half of the epoch */

@@ -17,7 +17,6 @@
 #include "pkcs11.h"
 
 enum {
-    DEFAULT_CONNECTIONS = 2048,
     WORKERS_MAX = 64,
     HELD_MAX = 4,
     HOLD_NS = 50000,
@@ -45,6 +44,8 @@ struct connection {
     uint8_t *out;
     size_t out_at, out_len, out_cap;
     uint32_t next_free;
+    bool taken; /* this and the owner are under the server's lock */
+    uint32_t owner;
 };
 
 struct worker {
@@ -75,16 +76,15 @@ struct server *server_new(const struct server_parts *parts)
         return NULL;
     }
     server->parts = *parts;
-    uint32_t *max = &server->parts.max_connections;
-    *max = *max == 0 ? DEFAULT_CONNECTIONS : *max;
-    server->slots = calloc(*max, sizeof *server->slots);
+    uint32_t max = parts->max_connections;
+    server->slots = calloc(max, sizeof *server->slots);
     server->epoll = epoll_create1(EPOLL_CLOEXEC);
     server->stopper = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     server->listener = -1;
     if (server->slots == NULL || server->epoll < 0 || server->stopper < 0) {
         return NULL;
     }
-    for (uint32_t i = 0; i < *max; i++) {
+    for (uint32_t i = 0; i < max; i++) {
         server->slots[i] = (struct connection){.index = i, .fd = -1, .server = server, .next_free = i + 1};
         pthread_mutex_init(&server->slots[i].lock, NULL);
     }
@@ -136,6 +136,7 @@ static void drop(struct connection *connection)
     connection->in_at = connection->in_len = connection->in_cap = 0;
     connection->out_at = connection->out_len = connection->out_cap = 0;
     pthread_mutex_lock(&server->lock);
+    connection->taken = false;
     connection->next_free = server->free;
     server->free = connection->index;
     server->open--;
@@ -515,6 +516,17 @@ static bool serve(struct worker *worker, uint32_t index, uint32_t generation, ui
     return false;
 }
 
+/* A user may have as many connections as are left for others, so that none can shut the others out; root and the HSMs' own
+ * user have all. The server's lock is held. */
+static bool room_for(const struct server *server, uint32_t uid)
+{
+    uint32_t own = 0;
+    for (uint32_t i = 0; i < server->parts.max_connections; i++) {
+        own += server->slots[i].taken && server->slots[i].owner == uid;
+    }
+    return uid == 0 || uid == geteuid() || own < server->parts.max_connections - server->open;
+}
+
 static bool admit(struct server *server, int fd)
 {
     struct ucred peer;
@@ -524,8 +536,10 @@ static bool admit(struct server *server, int fd)
     }
     pthread_mutex_lock(&server->lock);
     uint32_t index = server->free;
-    bool room = index < server->parts.max_connections;
+    bool room = index < server->parts.max_connections && room_for(server, peer.uid);
     if (room) {
+        server->slots[index].taken = true;
+        server->slots[index].owner = peer.uid;
         server->free = server->slots[index].next_free;
         server->open++;
     }

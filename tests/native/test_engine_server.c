@@ -8,6 +8,7 @@
 #include <sys/prctl.h>
 #include <sys/socket.h>
 #include <sys/un.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #include "engine.h"
@@ -393,6 +394,43 @@ static void test_many(void)
     wait_empty();
 }
 
+/* As another user: connects until it is refused; how many connections it got. Only system calls: it is forked of threads. */
+static int connections_of_another_user(void)
+{
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    snprintf(address.sun_path, sizeof address.sun_path, "%s", path);
+    if (setresuid(65534, 65534, 65534) != 0) {
+        return 255;
+    }
+    for (int count = 0;; count++) {
+        char byte;
+        int fd = socket(AF_UNIX, SOCK_STREAM, 0);
+        if (fd < 0 || connect(fd, (struct sockaddr *)&address, sizeof address) != 0) {
+            return count;
+        }
+        struct pollfd closed = {.fd = fd, .events = POLLIN};
+        if (poll(&closed, 1, 200) == 1 && recv(fd, &byte, 1, 0) == 0) {
+            return count;
+        }
+    }
+}
+
+/* Of 64 connections a user may have as many as are left for others; the HSM's own user has all. */
+static void test_one_user_leaves_room(void)
+{
+    if (geteuid() != 0) {
+        return; /* there is no other user to be */
+    }
+    int status = 0;
+    pid_t child = fork();
+    if (child == 0) {
+        _exit(connections_of_another_user());
+    }
+    CHECK(child > 0 && waitpid(child, &status, 0) == child && WIFEXITED(status));
+    CHECK(WEXITSTATUS(status) == 32);
+    wait_empty();
+}
+
 int main(void)
 {
     char error[256];
@@ -412,6 +450,7 @@ int main(void)
     test_hostile();
     test_deaf_client();
     test_many();
+    test_one_user_leaves_room();
     he_stop(engine);
     for (int i = 0; i < 2; i++) {
         pthread_join(threads[i], NULL);
