@@ -237,6 +237,34 @@ static void test_import_rsa(struct owned_material *rsa)
     CHECK_EQ(import_subset(parts, N | E | D, &out), CKR_OK);
 }
 
+/* A number longer than the modulus belongs to no key, and what it would cost to find that out by computing grows without
+ * bound: a private exponent of 16 MiB holds a thread for an hour. */
+static void test_import_rsa_of_endless_numbers(struct owned_material *rsa)
+{
+    struct bytes parts[8];
+    struct owned_material out;
+    for (int i = 0; i < 8; i++) {
+        parts[i] = component(rsa, rsa_types[i]);
+    }
+    /* d + k (p - 1)(q - 1) is an exponent of the same key; this one has 4,096 bytes */
+    BIGNUM *n = BN_bin2bn(parts[0].data, (int)parts[0].len, NULL), *p = BN_bin2bn(parts[3].data, (int)parts[3].len, NULL);
+    BIGNUM *q = BN_bin2bn(parts[4].data, (int)parts[4].len, NULL), *d = BN_bin2bn(parts[2].data, (int)parts[2].len, NULL);
+    CHECK(BN_sub(n, n, p) && BN_sub(n, n, q) && BN_add_word(n, 1) && BN_lshift(n, n, 8 * (4096 - 256)) && BN_add(d, d, n));
+    parts[2].len = (size_t)BN_bn2bin(d, parts[2].data);
+    CHECK(parts[2].len > 4000);
+    CHECK_EQ(import_subset(parts, N | E | D, &out), CKR_ATTRIBUTE_VALUE_INVALID);
+    CHECK_EQ(import_subset(parts, N | E | D | P | Q, &out), CKR_ATTRIBUTE_VALUE_INVALID);
+    struct key_parts wrapped = {.key_type = CKK_RSA}; /* as it comes out of C_UnwrapKey */
+    for (int i = 0; i < 8; i++) {
+        wrapped.part[i] = view(&parts[i]);
+    }
+    CHECK(!private_parts_valid(&wrapped));
+    BN_free(n);
+    BN_free(p);
+    BN_free(q);
+    BN_free(d);
+}
+
 static void test_import_ec(void)
 {
     const struct ecdsa_vector *vector = &ecdsa_vectors[COUNT(ecdsa_vectors) - 1];
@@ -587,6 +615,7 @@ int main(void)
     test_material_is_kwp();
     struct owned_material rsa = generate_rsa(2048);
     test_import_rsa(&rsa);
+    test_import_rsa_of_endless_numbers(&rsa);
     test_import_ec();
     test_import_edwards_and_secrets();
     test_generate();
