@@ -265,6 +265,36 @@ static void test_import_rsa_of_endless_numbers(struct owned_material *rsa)
     BN_free(d);
 }
 
+/* A fault in one half of the Chinese remainder theorem gives away the factors of the modulus (Boneh, DeMillo, Lipton 1997).
+ * Here the fault is in the key: a CRT number with one wrong bit. What leaves is right all the same. */
+static void test_no_faulty_result_leaves(struct owned_material *rsa)
+{
+    struct owned_material public_material = public_of(rsa);
+    struct key_object *public = open_key(&public_material), *faulty;
+    const struct wire_mechanism sign = plain(CKM_SHA256_RSA_PKCS), cipher = plain(CKM_RSA_PKCS);
+    struct bytes data = unhex("0102"), signature, ciphertext, opened, iv;
+    CHECK_EQ(do_encrypt(public, &cipher, &data, &ciphertext, &iv), CKR_OK);
+    for (int number = RSA_DP; number <= RSA_QI; number++) {
+        SECRET_SCOPED bytes = {NULL, 0};
+        SECRET_SCOPED encoded = {NULL, 0};
+        struct key_parts parts;
+        CHECK_EQ(material_bytes(masking, material_of(rsa), &bytes), CKR_OK);
+        CHECK(parts_of_pkcs8(bytes.data, bytes.len, &parts));
+        struct bytes wrong = {.len = parts.part[number].len};
+        memcpy(wrong.data, parts.part[number].data, wrong.len);
+        wrong.data[wrong.len / 2] ^= 1;
+        parts.part[number] = view(&wrong);
+        CHECK_EQ(parts_to_pkcs8(&parts, &encoded), CKR_OK);
+        CHECK_EQ(key_object_make(CKO_PRIVATE_KEY, CKK_RSA, encoded.data, encoded.len, &faulty), CKR_OK);
+        CHECK_EQ(do_sign(faulty, &sign, false, &data, &signature), CKR_OK);
+        CHECK_EQ(do_verify(public, &sign, false, &data, &signature), CKR_OK);
+        CHECK_EQ(do_decrypt(faulty, &cipher, &ciphertext, &opened), CKR_OK);
+        CHECK_EQ_MEM(opened.data, opened.len, data.data, data.len);
+        key_object_free(faulty);
+    }
+    key_object_free(public);
+}
+
 static void test_import_ec(void)
 {
     const struct ecdsa_vector *vector = &ecdsa_vectors[COUNT(ecdsa_vectors) - 1];
@@ -616,6 +646,7 @@ int main(void)
     struct owned_material rsa = generate_rsa(2048);
     test_import_rsa(&rsa);
     test_import_rsa_of_endless_numbers(&rsa);
+    test_no_faulty_result_leaves(&rsa);
     test_import_ec();
     test_import_edwards_and_secrets();
     test_generate();
