@@ -1,8 +1,8 @@
 """HSM processes: start, wait until they answer, stop, kill, and say which run.
 
-A process is known by hsm.pid: its id and its start time, so that a number used again by another process is not mistaken
-for it. All signals go through a pidfd. HSMs have a session of their own: Ctrl-C at a terminal does not reach them, the
-command that started them may end.
+A process is known by hsm.pid (see hsm.alone), which it writes itself as soon as it can, so that it is found even if the
+command that started it was killed at once. All signals go through a pidfd. HSMs have a session of their own: Ctrl-C at
+a terminal does not reach them, the command that started them may end.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 
 from hsmsim.errors import HsmsimError
 from hsmsim.fleet import state
+from hsmsim.hsm import alone
 from hsmsim.hsm.client import HsmClient
 from hsmsim.hsm.messages import HsmInfoRequest, HsmInfoResponse
 
@@ -46,10 +47,21 @@ def start(places: Places, hsm_id: str) -> bool:
     command = [sys.executable, "-P", "-m", "hsmsim.hsm", "--config", str(folder / "config.json")]
     if fleet.account:
         command += ["--user", fleet.account]
-    pid = _spawn(command, folder / "hsm.log")
-    _children.add(pid)
-    state.write_private(folder / "hsm.pid", f"{pid} {_born(pid)}\n".encode(), account=fleet.account)
+    with _undisturbed():
+        pid = _spawn(command, folder / "hsm.log")
+        _children.add(pid)
+        state.write_private(folder / alone.PID_FILE, alone.record(pid), account=fleet.account)
     return True
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Take Ctrl-C afterwards: whoever stops what was started must know of it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM, signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _spawn(command: list[str], log: Path) -> int:
@@ -156,7 +168,7 @@ def is_running(places: Places, hsm_id: str) -> bool:
 
 
 def _recorded(places: Places, hsm_id: str) -> tuple[int, int]:
-    data = state.read_private(places.hsm_folder(hsm_id) / "hsm.pid")
+    data = state.read_private(places.hsm_folder(hsm_id) / alone.PID_FILE)
     try:
         pid, born = (data or b"0 0").split()
         return int(pid), int(born)
@@ -173,19 +185,10 @@ def _open_process(places: Places, hsm_id: str) -> int | None:
         descriptor = os.pidfd_open(pid)
     except ProcessLookupError:
         return None
-    if _born(pid) == born and not _gone(descriptor, 0):
+    if alone.started(pid) == born and not _gone(descriptor, 0):
         return descriptor
     os.close(descriptor)
     return None
-
-
-def _born(pid: int) -> int:
-    """Return the start time in clock ticks since boot (proc(5), stat, field 22); 0 if there is no such process."""
-    try:
-        with open(f"/proc/{pid}/stat", encoding="ascii", errors="replace") as file:  # noqa: PTH123
-            return int(file.read().rpartition(")")[2].split()[19])
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
 
 
 def _gone(descriptor: int, seconds: float) -> bool:

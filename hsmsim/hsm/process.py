@@ -1,7 +1,7 @@
 """One HSM process from start to end.
 
 Order: import everything (the interpreter may lie where only root can read), read the configuration, drop privileges,
-harden (the engine does), get the masking key, open the vault, listen.
+claim the folder, harden (the engine does), get the masking key, open the vault, listen.
 SIGTERM stops it in order. It always leaves by os._exit: SoftHSM2's destructors crash after OpenSSL's.
 """
 
@@ -28,6 +28,7 @@ import sqlalchemy.dialects.sqlite
 
 from hsmsim.clock import SystemClock
 from hsmsim.errors import HsmsimError
+from hsmsim.hsm.alone import claim
 from hsmsim.hsm.engine import Engine
 from hsmsim.hsm.firmware import dispatch
 from hsmsim.hsm.firmware.follow import Follower
@@ -143,6 +144,7 @@ def run(config: Config) -> None:
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    claim(config.folder)
     _environment(config)
     state = build(config)
     state.engine.listen(config.socket)

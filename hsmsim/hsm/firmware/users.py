@@ -13,7 +13,6 @@ import re
 import secrets
 import struct
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hsmsim.cluster.model import (
@@ -29,6 +28,7 @@ from hsmsim.cluster.model import (
     new_key,
 )
 from hsmsim.errors import CkrError
+from hsmsim.hsm.alone import started
 from hsmsim.hsm.cryptoki import CKR, CKU
 from hsmsim.hsm.firmware import connections
 from hsmsim.hsm.messages import (
@@ -97,19 +97,9 @@ def _matches(state: State, request: Request, secret: Secret, user: UserRow) -> b
 # ---- login -------------------------------------------------------------------------------------------------------
 
 
-def _started(pid: int) -> int:
-    """When a process started, in clock ticks since boot (proc(5)); 0 if it is gone."""
-    try:
-        return int(
-            Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace").rpartition(")")[2].split()[19]
-        )
-    except (FileNotFoundError, ProcessLookupError):
-        return 0
-
-
 def _ticket(state: State, client: Client, user: UserRow) -> bytes:
     expires = int(state.clock.real()) + TICKET_SECONDS
-    body = _TICKET.pack(user.id, user.password_version, client.pid, _started(client.pid), expires)
+    body = _TICKET.pack(user.id, user.password_version, client.pid, started(client.pid), expires)
     return body + state.engine.mac("ticket", body)
 
 
@@ -194,9 +184,9 @@ def login_ticket(state: State, client: Client, request: Request) -> LoginTicketR
     expired = CkrError(CKR.PIN_EXPIRED, "the ticket is not good any more; log in with the password")
     if len(body) != _TICKET.size or not hmac.compare_digest(state.engine.mac("ticket", body), seal):
         raise expired
-    user_id, password_version, pid, started, expires = _TICKET.unpack(body)
+    user_id, password_version, pid, born, expires = _TICKET.unpack(body)
     user = state.replica.users.get(user_id)
-    same_process = pid == client.pid and started == _started(client.pid)
+    same_process = pid == client.pid and born == started(client.pid)
     if user is None or user.password_version != password_version or not same_process or expires < state.clock.real():
         raise expired
     if user.partition_id != client.partition:
