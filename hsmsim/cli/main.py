@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 from importlib import import_module
 from typing import TYPE_CHECKING, Final
 
 import click
 
 from hsmsim import __version__
-from hsmsim.errors import HsmsimError
+from hsmsim.config import Places
+from hsmsim.errors import CkrError, HsmsimError
+from hsmsim.hsm.cryptoki import CKR
 
 if TYPE_CHECKING:
     from typing import Any
@@ -29,7 +32,7 @@ COMMANDS: Final = {
 
 
 class Commands(click.Group):
-    """A group that imports a command when it is used, and turns HsmsimError into one sentence and exit status 1."""
+    """A group that imports a command when it is used, and turns what goes wrong into one sentence and exit status 1."""
 
     def list_commands(self, _ctx: click.Context) -> list[str]:
         """Return the names in the table's order."""
@@ -48,12 +51,21 @@ class Commands(click.Group):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except HsmsimError as error:
-            raise click.ClickException(str(error)) from error
-        except PermissionError as error:
-            raise click.ClickException(
-                f"{error.filename}: {error.strerror}. Is it another user's? HSMSIM_HOME names the state folder."
-            ) from error
+        except (HsmsimError, OSError) as error:
+            raise click.ClickException(_sentence(error)) from error
+
+
+def _sentence(error: HsmsimError | OSError) -> str:
+    """What a person is told."""
+    if isinstance(error, CkrError) and error.rv in {CKR.DEVICE_ERROR, CKR.GENERAL_ERROR}:
+        return f"{error}. The HSM says why in its log: {Places.resolve().home}/hsms/*/hsm.log"
+    if isinstance(error, PermissionError):
+        return f"{error.filename}: {error.strerror}. Is it another user's? HSMSIM_HOME names the state folder."
+    if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+        return f"There is no room left on the disk of {error.filename or Places.resolve().home}."
+    if isinstance(error, OSError):
+        return f"{error.filename or 'A file'}: {error.strerror or error}."
+    return str(error)
 
 
 @click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})

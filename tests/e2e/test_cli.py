@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -112,6 +113,32 @@ def test_an_unknown_hsm_is_one_sentence(simulator: Simulator) -> None:
     said = simulator.run("hsm", "start", "hsm-aaaaaaaaaaa", status=1)
     assert "Error: There is no HSM hsm-aaaaaaaaaaa. The HSMs here are: hsm-" in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (("key", "import", "/nonexistent", "--label", "x"), "Error: /nonexistent: No such file or directory."),
+        (("key", "import", "/tmp", "--label", "x"), "Error: /tmp: Is a directory."),
+        (
+            ("user", "create", "dora", "--password-file", "/nonexistent"),
+            "Error: /nonexistent: No such file or directory.",
+        ),
+        (("nonsense",), "Usage: hsmsim "),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence(simulator: Simulator, arguments: tuple[str, ...], reason: str) -> None:
+    said = simulator.run(*arguments, status=2 if arguments == ("nonsense",) else 1)
+    assert reason in said
+    assert "Traceback" not in said
+
+
+def test_a_home_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("not a folder")
+    environment = {**os.environ, "HSMSIM_HOME": str(tmp_path / "file" / "home"), "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-P", "-m", "hsmsim.cli", "up", "--detach"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (1, f"Error: {tmp_path / 'file' / 'home'}: Not a directory.\n")
 
 
 def test_scripts_up_is_quick_and_safe_to_run_again(tmp_path: Path) -> None:
