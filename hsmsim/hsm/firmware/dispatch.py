@@ -8,7 +8,6 @@ and the client gets CKR_GENERAL_ERROR, the HSM goes on.
 from __future__ import annotations
 
 import logging
-import queue
 import threading
 import time
 from functools import partial
@@ -18,6 +17,7 @@ from hsmsim.errors import CkrError, StorageError
 from hsmsim.hsm.cryptoki import CKR
 from hsmsim.hsm.engine import CLIENT_GONE
 from hsmsim.hsm.firmware import access, connections, keys, objects, reading, sharing, users
+from hsmsim.hsm.firmware.fair import FairQueue
 from hsmsim.hsm.messages import OPS, Op
 from hsmsim.hsm.wire import WireError
 
@@ -69,6 +69,7 @@ PASSWORDS: Final = frozenset(
 )
 WAIT_MS: Final = 200
 DRAIN_SECONDS: Final = 3.0
+_STOP: Final = -1  # nobody's uid
 
 
 class Dispatcher:
@@ -76,14 +77,15 @@ class Dispatcher:
 
     One takes the requests in and gives each to its group, so that no group holds up another: HSMs answer each other
     while all handlers wait for another HSM to apply a revocation, and a guesser of passwords delays passwords only.
+    Within a group the users of the machine take turns: whoever floods an HSM waits behind himself.
     """
 
     def __init__(self, state: State) -> None:
         self._state = state
         self._stopping = False
-        self._general: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self._peers: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self._passwords: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._general: FairQueue[Request | None] = FairQueue()
+        self._peers: FairQueue[Request | None] = FairQueue()
+        self._passwords: FairQueue[Request | None] = FairQueue()
         groups = (("firmware", self._general, 8), ("peers", self._peers, 2), ("passwords", self._passwords, 2))
         self._workers = [
             (threading.Thread(target=self._work, args=(group,), name=f"{name} {n}", daemon=True), group)
@@ -103,7 +105,7 @@ class Dispatcher:
         self._stopping = True
         self._router.join()
         for _, group in self._workers:
-            group.put(None)
+            group.put(_STOP, None)
         deadline = time.monotonic() + DRAIN_SECONDS
         for worker, _ in self._workers:
             worker.join(max(0.0, deadline - time.monotonic()))
@@ -117,13 +119,13 @@ class Dispatcher:
             if request is None:
                 continue
             if request.op in PEERS:
-                self._peers.put(request)
+                self._peers.put(request.uid, request)
             elif request.op in PASSWORDS:
-                self._passwords.put(request)
+                self._passwords.put(request.uid, request)
             else:
-                self._general.put(request)
+                self._general.put(request.uid, request)
 
-    def _work(self, group: queue.SimpleQueue[Request | None]) -> None:
+    def _work(self, group: FairQueue[Request | None]) -> None:
         while (request := group.get()) is not None:
             if request.op == CLIENT_GONE:
                 connections.gone(self._state, request.client)
