@@ -271,6 +271,21 @@ def test_the_wrapping_keys_templates_bind(alice: Client) -> None:
         alice.unwrap(wrapping, wrapped, extractable=True)
 
 
+@pytest.mark.parametrize(
+    "inner",
+    [
+        (Attr(0x7FFF_0001, b"x"),),
+        (Attr(CKA.EXTRACTABLE, b"\2"),),
+        (Attr(CKA.LABEL, None),),
+        (Attr(CKA.WRAP_TEMPLATE, encode_template((Attr(0x7FFF_0001, b"x"),))),),
+    ],
+    ids=["unknown", "no truth value", "without value", "unknown inside"],
+)
+def test_a_template_of_what_no_object_has_is_refused(alice: Client, inner: tuple[Attr, ...]) -> None:
+    with refused(CKR.ATTRIBUTE_VALUE_INVALID):
+        alice.aes(wrap=True, wrap_template=encode_template(inner))
+
+
 def test_rsa_wraps_and_unwraps(alice: Client) -> None:
     public, private = alice.rsa(public={CKA.WRAP: True}, unwrap=True)
     key = alice.aes(extractable=True)

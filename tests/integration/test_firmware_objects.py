@@ -121,6 +121,13 @@ def test_what_is_not_told_is_marked_and_the_rest_is_there(alice: Client) -> None
     assert alice.ask(key, CKA.MODULUS)[0] == CKR.ATTRIBUTE_TYPE_INVALID
 
 
+def test_a_read_names_as_many_attributes_as_a_template_has(alice: Client) -> None:
+    key = alice.aes(sensitive=False, extractable=True)
+    assert len(set(alice.get(key, *[CKA.VALUE] * 256))) == 1
+    with refused(CKR.ARGUMENTS_BAD):
+        alice.get(key, *[CKA.VALUE] * 257)
+
+
 def test_an_open_key_is_read_by_its_owner_alone(hsm: Hsm, alice: Client, bob: Client) -> None:
     value = bytes(range(16))
     key = alice.create(

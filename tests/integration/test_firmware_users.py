@@ -268,6 +268,20 @@ def test_users_change_the_own_password_and_keep_nobody_in(hsm: Hsm, admin: Clien
         client.wire.close()
 
 
+def test_guesses_at_the_old_password_count_too(hsm: Hsm, admin: Client) -> None:
+    create(admin, "quinn", "the-old-password")
+    with hsm.client() as client:
+        client.login("quinn", "the-old-password")
+        for bad in range(1, 6):
+            with refused(CKR.PIN_INCORRECT):
+                client.call(m.SetPasswordRequest(b"not-the-password", b"the-new-password"))
+            assert names(client)["quinn"] == (2, bad)
+        with refused(CKR.PIN_LOCKED):
+            client.call(m.SetPasswordRequest(b"the-old-password", b"the-new-password"))
+    with hsm.client() as client, refused(CKR.PIN_LOCKED):
+        client.login("quinn", "the-old-password")
+
+
 def test_a_ticket_lets_the_same_process_in_until_the_password_changes(hsm: Hsm, admin: Client) -> None:
     create(admin, "ticketed", "first-password")
     with hsm.client() as client:

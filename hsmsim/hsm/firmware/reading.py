@@ -10,6 +10,7 @@ from hsmsim.hsm.engine import Splice
 from hsmsim.hsm.firmware import access, publics, rights, templates, values
 from hsmsim.hsm.firmware.index import ANSWERED
 from hsmsim.hsm.messages import (
+    MAX_TEMPLATE,
     FindRequest,
     FindResponse,
     GetAttributesRequest,
@@ -42,6 +43,8 @@ def _readable(found: rights.What, client: Client, attributes: Attributes, name: 
 def get_attributes(state: State, client: Client, request: Request) -> tuple[int, bytes, list[Splice]]:
     """C_GetAttributeValue: the answer, with places for values that only the engine sees."""
     message = GetAttributesRequest.decode(request.payload)
+    if len(message.types) > MAX_TEMPLATE:
+        raise CkrError(CKR.ARGUMENTS_BAD, f"a template has at most {MAX_TEMPLATE} attributes")
     client.session(request.session)
     found = access.see(state, client, message.object)
     attributes = access.attributes_of(found.row)

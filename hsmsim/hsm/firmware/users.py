@@ -159,22 +159,30 @@ def _authenticate(state: State, client: Client, request: Request, message: Login
         _hash(state, request, secret, bytes(SALT_BYTES))  # an unknown name takes as long as a wrong password
         state.replica.audit(AuditEntry("LOGIN", name[:31], role, CKR.PIN_INCORRECT, 0, "no such user"))
         raise CkrError(CKR.PIN_INCORRECT, "user or password is wrong")
-    same = failures_of(state, user) < ATTEMPTS and _matches(state, request, secret, user)
-    with state.counting:  # the count is looked at again: others may have guessed meanwhile
+    _count(state, user, "LOGIN", right=_may_guess(state, user) and _matches(state, request, secret, user))
+    return user
+
+
+def _may_guess(state: State, user: UserRow) -> bool:
+    return failures_of(state, user) < ATTEMPTS
+
+
+def _count(state: State, user: UserRow, opcode: str, *, right: bool) -> None:
+    """Count a password that was shown and leave the record; CkrError if it was wrong or the user is locked."""
+    with state.counting:  # looked at again: others may have guessed meanwhile
         failures = failures_of(state, user)
         if failures >= ATTEMPTS:
-            state.replica.audit(AuditEntry("LOGIN", user.name, role, CKR.PIN_LOCKED, user.id, "locked"))
+            state.replica.audit(AuditEntry(opcode, user.name, user.role, CKR.PIN_LOCKED, user.id, "locked"))
             raise CkrError(CKR.PIN_LOCKED, "locked after five bad logins; an admin sets a new password")
-        if not same:
-            bad = AuditEntry("LOGIN", user.name, role, CKR.PIN_INCORRECT, user.id, "wrong password")
+        if not right:
+            bad = AuditEntry(opcode, user.name, user.role, CKR.PIN_INCORRECT, user.id, "wrong password")
             state.replica.set_failures(user.id, _counted(user, failures + 1), bad)
             raise CkrError(CKR.PIN_INCORRECT, "user or password is wrong")
-        good = AuditEntry("LOGIN", user.name, role, 0, user.id, "")
+        good = AuditEntry(opcode, user.name, user.role, 0, user.id, "")
         if failures:
             state.replica.set_failures(user.id, _counted(user, 0), good)
         else:
             state.replica.audit(good)
-    return user
 
 
 def login_ticket(state: State, client: Client, request: Request) -> LoginTicketResponse:
@@ -339,8 +347,8 @@ def set_password(state: State, client: Client, request: Request) -> SetPasswordR
     user = state.user_of(client)
     if not client.session(request.session):
         raise CkrError(CKR.SESSION_READ_ONLY, "a read/write session is needed")
-    if not _matches(state, request, located(message.old), user):
-        raise CkrError(CKR.PIN_INCORRECT, "the old password is wrong")
+    right = _may_guess(state, user) and _matches(state, request, located(message.old), user)
+    _count(state, user, "CHECK_PASSWORD", right=right)
     salt, digest = _new_password(state, request, located(message.new))
     _change_password(state, client, user, salt, digest)
     return SetPasswordResponse()

@@ -25,10 +25,11 @@ Attributes = dict[CKA, Value]
 UNAVAILABLE: Final = 0xFFFFFFFFFFFFFFFF
 DATE_SIZE: Final = 8
 LABEL_MAX: Final = 4096
+NESTING_MAX: Final = 4
 
 
-def decode(name: CKA, raw: bytes) -> Value:
-    """The value of an attribute from its wire bytes."""
+def decode(name: CKA, raw: bytes, depth: int = 0) -> Value:
+    """The value of an attribute from its wire bytes; depth: in how many templates it stands."""
     kind = ATTRIBUTES[name].kind
     bad = CkrError(CKR.ATTRIBUTE_VALUE_INVALID, f"{name.name} has a value of the wrong form")
     if kind is Kind.BOOL:
@@ -43,14 +44,23 @@ def decode(name: CKA, raw: bytes) -> Value:
         raise bad
     if kind is Kind.ULONGS and len(raw) % 8:
         raise bad
-    if kind is Kind.TEMPLATE:
-        try:
-            decode_template(raw)
-        except WireError as error:
-            raise bad from error
+    if kind is Kind.TEMPLATE and not _is_template(raw, depth + 1):
+        raise bad
     if kind is Kind.TEXT and len(raw) > LABEL_MAX:
         raise bad
     return raw
+
+
+def _is_template(raw: bytes, depth: int) -> bool:
+    """Whether each attribute is one that objects have, with a value that it can have."""
+    try:
+        template = decode_template(raw)
+        return depth <= NESTING_MAX and all(
+            attr.type in ATTRIBUTES and attr.value is not None and decode(CKA(attr.type), attr.value, depth) is not None
+            for attr in template
+        )
+    except (WireError, CkrError):
+        return False
 
 
 def encode(value: Value) -> bytes:
