@@ -110,21 +110,14 @@ void queue_stop(struct queue *queue)
 void held_free(struct held *held)
 {
     secret_free(&held->payload);
+    if (held->redacted != NULL) {
+        memory_wipe(held->redacted, held->len);
+    }
     free(held->redacted);
     free(held);
 }
 
 /* ---- redaction --------------------------------------------------------------------------------------------------- */
-
-bool carries_secrets(const uint8_t *fields)
-{
-    for (; *fields != WIRE_FIELD_END; fields++) {
-        if (*fields == WIRE_FIELD_SECRET || *fields == WIRE_FIELD_TEMPLATE) {
-            return true;
-        }
-    }
-    return false;
-}
 
 static void zero(const uint8_t *payload, uint8_t *out, const uint8_t *from, size_t len)
 {

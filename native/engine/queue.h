@@ -35,6 +35,5 @@ void held_free(struct held *held);
 
 /* Copies `payload` to `out` with every secret byte zeroed. `fields`: the operation's (wire_op_info). */
 enum wire_result redact(const uint8_t *fields, const uint8_t *payload, size_t len, uint8_t *out);
-bool carries_secrets(const uint8_t *fields);
 
 #endif

@@ -130,6 +130,9 @@ static void drop(struct connection *connection)
     if (connection->in != NULL) {
         OPENSSL_cleanse(connection->in, connection->in_cap);
     }
+    if (connection->out != NULL) {
+        OPENSSL_cleanse(connection->out, connection->out_cap);
+    }
     free(connection->in);
     free(connection->out);
     connection->in = connection->out = NULL;
@@ -178,6 +181,9 @@ static bool flush(struct connection *connection)
         }
         connection->out_at += (size_t)sent;
     }
+    if (connection->out_len != 0) {
+        OPENSSL_cleanse(connection->out, connection->out_len); /* a decrypted key, an attribute's value */
+    }
     if (connection->out_cap > KEEP_SIZE) {
         free(connection->out);
         connection->out = NULL;
@@ -192,9 +198,14 @@ static bool queue_frame(struct connection *connection, const uint8_t *frame, siz
 {
     if (connection->out_cap - connection->out_len < len) {
         size_t cap = (connection->out_len + len) * 2;
-        uint8_t *larger = realloc(connection->out, cap);
+        uint8_t *larger = malloc(cap);
         if (larger == NULL) {
             return false;
+        }
+        if (connection->out != NULL) {
+            memcpy(larger, connection->out, connection->out_len);
+            OPENSSL_cleanse(connection->out, connection->out_cap);
+            free(connection->out);
         }
         connection->out = larger;
         connection->out_cap = cap;
@@ -402,7 +413,9 @@ static bool run_hot(struct worker *worker, struct connection *connection, const 
         atomic_fetch_add_explicit(&server->misses, 1, memory_order_relaxed);
         return ask_firmware(connection, header, info, payload, true);
     }
-    return !malformed && respond(connection, header, rv, worker->buffer, rv == CKR_OK ? out.len : 0);
+    bool fine = !malformed && respond(connection, header, rv, worker->buffer, rv == CKR_OK ? out.len : 0);
+    OPENSSL_cleanse(worker->buffer, WIRE_HEADER_SIZE + out.len);
+    return fine;
 }
 
 /* false: the frame is not one that a client of ours sends; the connection ends. */
@@ -461,10 +474,7 @@ static bool serve_frames(struct worker *worker, struct connection *connection)
             atomic_fetch_add(&connection->server->refused, 1);
             return false;
         }
-        const struct wire_op_info *info = wire_op_find(header.op);
-        if (carries_secrets(info->request_fields)) {
-            OPENSSL_cleanse((uint8_t *)(uintptr_t)payload, header.length);
-        }
+        OPENSSL_cleanse((uint8_t *)(uintptr_t)payload, header.length); /* what is encrypted here may be a key, too */
     }
     connection->drained = false; /* whole frames may be left in the buffer */
     return true;
