@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import os
+import signal
 import stat
 import subprocess
 import sys
+import time
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,7 +18,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from conftest import Simulator
 
@@ -77,7 +80,9 @@ def memory(pid: int) -> Iterator[bytes]:
                     continue
 
 
-def test_a_client_that_uses_a_key_never_has_it(simulator: Simulator, known: list[bytes]) -> None:
+@contextmanager
+def using(simulator: Simulator) -> Iterator[subprocess.Popen[str]]:
+    """A client that has signed with the known keys and has not ended."""
     with subprocess.Popen(
         [sys.executable, "-c", USE],
         env=simulator.environment,
@@ -87,13 +92,44 @@ def test_a_client_that_uses_a_key_never_has_it(simulator: Simulator, known: list
     ) as client:
         assert client.stdout is not None
         assert client.stdout.readline() == "used\n"
+        yield client
+        client.communicate()
+
+
+def test_a_client_that_uses_a_key_never_has_it(simulator: Simulator, known: list[bytes]) -> None:
+    with using(simulator) as client:
         seen = 0
         for block in memory(client.pid):
             seen += len(block)
             for secret in known:
                 assert not any(form in block for form in forms(secret))
-        client.communicate()
     assert seen > 1_000_000
+
+
+def test_a_clients_core_has_no_key(simulator: Simulator, known: list[bytes], tmp_path: Path) -> None:
+    """What the kernel writes when a client crashes, here on demand; written by gdb's gcore."""
+    with using(simulator) as client:
+        command = ["gcore", "-o", str(tmp_path / "core"), str(client.pid)]
+        subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
+    (core,) = tmp_path.glob("core*")
+    content = core.read_bytes()
+    assert b"libhsmsim_pkcs11.so" in content
+    for secret in known:
+        assert not any(form in content for form in forms(secret))
+
+
+def test_an_hsm_that_crashes_leaves_no_core(new_simulator: Callable[..., Simulator]) -> None:
+    one = new_simulator()
+    pid = one.pid(0)
+    folder = Path(f"/proc/{pid}/cwd").resolve()
+    before = set(folder.glob("core*"))
+    os.kill(pid, signal.SIGSEGV)
+    deadline = time.monotonic() + 20
+    while Path(f"/proc/{pid}/stat").exists() and " Z " not in Path(f"/proc/{pid}/stat").read_text():
+        assert time.monotonic() < deadline, "it does not end"
+        time.sleep(0.05)
+    cores = {*folder.glob("core*"), *one.places.home.rglob("core*"), *one.places.run.rglob("core*")}
+    assert cores - before == set()
 
 
 def test_no_file_has_a_key_or_a_password(simulator: Simulator, known: list[bytes]) -> None:
