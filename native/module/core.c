@@ -5,7 +5,6 @@
  * there is CKR_CRYPTOKI_NOT_INITIALIZED; C_Finalize first is fine, too. There is no thread of ours to lose. */
 #include "core.h"
 
-#include <errno.h>
 #include <stdatomic.h>
 #include <string.h>
 #include <time.h>
@@ -19,6 +18,7 @@ static atomic_bool initialized;
 static bool forked;      /* in a child that has called neither yet */
 static bool configured;  /* `config` is read; once in a process and its children */
 static bool prepared;    /* handlers and clock are set */
+static unsigned life;    /* counts C_Initialize: a waiter of one life has nothing to do with the next */
 static struct config config;
 
 CK_RV module_ready(void)
@@ -88,6 +88,7 @@ static CK_RV initialize(void)
     CK_RV rv = slots_make(&config);
     if (rv == CKR_OK) {
         forked = false;
+        life++;
         atomic_store_explicit(&initialized, true, memory_order_release);
     }
     return rv;
@@ -124,17 +125,29 @@ CK_RV C_Finalize(CK_VOID_PTR pReserved)
     return rv;
 }
 
-bool core_wait(unsigned milliseconds)
+static void wait_a_while(unsigned milliseconds)
 {
     struct timespec until;
     clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_nsec += (long)milliseconds * 1000000L;
     until.tv_sec += until.tv_nsec / 1000000000L;
     until.tv_nsec %= 1000000000L;
+    pthread_cond_timedwait(&ended, &lock, &until);
+}
+
+CK_RV core_watch(bool (*look)(CK_SLOT_ID *found), bool block, unsigned interval_ms, CK_SLOT_ID *found)
+{
+    CK_RV rv = CKR_CRYPTOKI_NOT_INITIALIZED;
     pthread_mutex_lock(&lock);
-    while (atomic_load(&initialized) && pthread_cond_timedwait(&ended, &lock, &until) != ETIMEDOUT) {
+    for (unsigned mine = life; rv == CKR_CRYPTOKI_NOT_INITIALIZED && atomic_load(&initialized) && life == mine;) {
+        if (look(found)) {
+            rv = CKR_OK;
+        } else if (!block) {
+            rv = CKR_NO_EVENT;
+        } else {
+            wait_a_while(interval_ms);
+        }
     }
-    bool go_on = atomic_load(&initialized);
     pthread_mutex_unlock(&lock);
-    return go_on;
+    return rv;
 }

@@ -6,7 +6,8 @@
 
 #include "pkcs11.h"
 
-/* Counts waits in C_WaitForSlotEvent; C_Finalize ends them. true: go on waiting. */
-bool core_wait(unsigned milliseconds);
+/* C_WaitForSlotEvent: looks until it finds something, once if not `block`. CKR_NO_EVENT, or CKR_CRYPTOKI_NOT_INITIALIZED
+ * when C_Finalize comes meanwhile, which waits for a look that is under way. */
+CK_RV core_watch(bool (*look)(CK_SLOT_ID *found), bool block, unsigned interval_ms, CK_SLOT_ID *found);
 
 #endif

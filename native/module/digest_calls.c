@@ -1,4 +1,4 @@
-/* C_DigestInit, C_Digest, C_DigestUpdate, C_DigestKey, C_DigestFinal: never a word to the HSM. */
+/* C_DigestInit, C_Digest, C_DigestUpdate, C_DigestKey, C_DigestFinal: no data goes to the HSM. */
 #include <string.h>
 
 #include "calls.h"
@@ -78,11 +78,13 @@ CK_RV call_digest_part(struct session *session, const CK_BYTE *part, CK_ULONG le
 }
 
 /* No key leaves the HSM, and no digest of one either. */
-static CK_RV digest_key(struct session *session)
+static CK_RV digest_key(struct session *session, CK_OBJECT_HANDLE key)
 {
     struct operation *operation;
+    struct key_facts facts;
     CKR_TRY(operation_active(session, OPERATION_DIGEST, &operation));
-    return operation_done(session, operation, false, CKR_KEY_INDIGESTIBLE);
+    CK_RV rv = key_facts(session, key, &facts);
+    return operation_done(session, operation, false, rv == CKR_OK ? CKR_KEY_INDIGESTIBLE : rv);
 }
 
 static CK_RV last(struct operation *operation, CK_BYTE_PTR out, CK_ULONG_PTR out_len)
@@ -125,9 +127,8 @@ CK_RV C_DigestUpdate(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pPart, CK_ULONG ulP
 CK_RV C_DigestKey(CK_SESSION_HANDLE hSession, CK_OBJECT_HANDLE hKey)
 {
     struct session *session;
-    (void)hKey;
     CKR_TRY(session_enter(hSession, &session));
-    return session_leave(session, digest_key(session));
+    return session_leave(session, digest_key(session, hKey));
 }
 
 CK_RV C_DigestFinal(CK_SESSION_HANDLE hSession, CK_BYTE_PTR pDigest, CK_ULONG_PTR pulDigestLen)

@@ -52,9 +52,11 @@ static CK_FUNCTION_LIST list_2_40 = {.version = {2, 40}, CRYPTOKI_FUNCTIONS_2_40
 static CK_FUNCTION_LIST_3_0 list_3_0 = {.version = {3, 0}, CRYPTOKI_FUNCTIONS_2_40(MEMBER) CRYPTOKI_FUNCTIONS_3_0(MEMBER)};
 
 static char interface_name[] = "PKCS 11";
+/* Not CKF_INTERFACE_FORK_SAFE: "each process will get its own copy of all session objects, session states, login states"
+ * (3.0 3.6). A child of ours starts anew (core.c). */
 static CK_INTERFACE interfaces[] = {
-    {(CK_CHAR *)interface_name, &list_3_0, CKF_INTERFACE_FORK_SAFE},
-    {(CK_CHAR *)interface_name, &list_2_40, CKF_INTERFACE_FORK_SAFE},
+    {(CK_CHAR *)interface_name, &list_3_0, 0},
+    {(CK_CHAR *)interface_name, &list_2_40, 0},
 };
 enum { INTERFACES = sizeof interfaces / sizeof *interfaces };
 

@@ -18,7 +18,8 @@
 
 enum { KEEP_SIZE = 262144 };
 
-/* A PIN goes to no stranger (DESIGN D15). */
+/* A PIN goes to no stranger (DESIGN D15). A folder that is not there or not ours to look into is as safe as can be:
+ * connecting will fail, and say so. */
 static bool folder_is_safe(const char *path, uid_t uid)
 {
     char folder[CONFIG_PATH];
@@ -31,7 +32,7 @@ static bool folder_is_safe(const char *path, uid_t uid)
     memcpy(folder, path, len);
     folder[len] = '\0';
     if (stat(folder, &status) != 0) {
-        return errno == ENOENT; /* connecting will fail, and say so */
+        return errno == ENOENT || errno == EACCES;
     }
     bool owner = status.st_uid == 0 || status.st_uid == uid;
     return owner && (status.st_mode & (S_IWGRP | S_IWOTH)) == 0;
@@ -50,25 +51,29 @@ enum link_result link_open(struct link *link, const struct config_server *server
     static_assert(sizeof server->socket <= sizeof address.sun_path, "a configured path fits");
     link_close(link);
     if (!folder_is_safe(server->socket, uid)) {
-        log_line(LEVEL_ERROR, "the folder of %s is not root's or user %u's alone: no PIN goes there; write the configuration again with "
-                 "`hsmsim configure-pkcs11`", server->socket, (unsigned)uid);
+        slot_complain(link->slot, "the folder of %s is not root's or user %u's alone: no PIN goes there; write the configuration "
+                      "again with `hsmsim configure-pkcs11`", server->socket, (unsigned)uid);
         return LINK_REFUSED;
     }
     memcpy(address.sun_path, server->socket, strlen(server->socket));
     int fd = socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
     const struct timeval timeout = {.tv_sec = timeout_ms / 1000, .tv_usec = (suseconds_t)(timeout_ms % 1000) * 1000};
     if (fd < 0) {
-        log_line(LEVEL_ERROR, "no socket: %s", strerror(errno));
+        slot_complain(link->slot, "no socket: %s; raise the limit of open files", strerror(errno));
         return LINK_REFUSED;
     }
     setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &timeout, sizeof timeout);
     if (connect(fd, (struct sockaddr *)&address, sizeof address) != 0) {
+        if (errno == EACCES) {
+            slot_complain(link->slot, "%s: %s: this user may not reach the HSMs' folder", server->socket, strerror(errno));
+        }
         log_line(LEVEL_DEBUG, "%s: %s", server->socket, strerror(errno));
         close(fd);
         return LINK_REFUSED;
     }
     if (!peer_is_hsm(fd, uid)) {
-        log_line(LEVEL_ERROR, "who listens at %s is not user %u: no PIN goes there", server->socket, (unsigned)uid);
+        slot_complain(link->slot, "who listens at %s is not user %u: no PIN goes there; write the configuration again with "
+                      "`hsmsim configure-pkcs11`", server->socket, (unsigned)uid);
         close(fd);
         return LINK_REFUSED;
     }

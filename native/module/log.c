@@ -1,11 +1,11 @@
 #include "log.h"
 
 #include <fcntl.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <syslog.h>
+#include <time.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -28,16 +28,21 @@ void log_open(const struct config *config)
 
 void log_line(int level, const char *format, ...)
 {
+    va_list arguments;
+    va_start(arguments, format);
+    log_arguments(level, format, arguments);
+    va_end(arguments);
+}
+
+void log_arguments(int level, const char *format, va_list arguments)
+{
     static const char *const names[] = {"ERROR", "WARN", "INFO", "DEBUG", "TRACE"};
     static const int priorities[] = {LOG_ERR, LOG_WARNING, LOG_INFO, LOG_DEBUG, LOG_DEBUG};
     char text[512], line[640];
     if (level > level_now) {
         return;
     }
-    va_list arguments;
-    va_start(arguments, format);
     vsnprintf(text, sizeof text, format, arguments);
-    va_end(arguments);
     if (type == LOG_TO_SYSLOG) {
         syslog(LOG_USER | priorities[level], "hsmsim_pkcs11: %s", text);
         return;

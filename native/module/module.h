@@ -51,6 +51,7 @@ CK_RV session_leave(struct session *session, CK_RV rv); /* returns rv */
 /* ---- slots.c --------------------------------------------------------------------------------------------------------------- */
 
 CK_RV slot_find(CK_SLOT_ID id, struct slot **out); /* CKR_SLOT_ID_INVALID */
+unsigned slot_logins_ended(struct slot *slot);      /* changes with every logout */
 
 /* ---- transport.c: a call to the slot's HSM ------------------------------------------------------------------------------------ */
 

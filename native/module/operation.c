@@ -98,6 +98,7 @@ static CK_RV start(struct session *session, enum operation_family family, const 
     struct operation *operation = &session->operations.of[family];
     struct key_facts facts;
     operation->cloudhsm = module_cloudhsm();
+    operation->login = slot_logins_ended(session->slot);
     CKR_TRY(mechanism_convert(mechanism, families[family].function, operation->cloudhsm, NULL, &operation->mechanism,
                               &operation->info));
     CKR_TRY(key_facts(session, key, &facts));
@@ -117,8 +118,8 @@ static CK_RV start(struct session *session, enum operation_family family, const 
 CK_RV operation_init(struct session *session, enum operation_family family, const CK_MECHANISM *mechanism,
                      CK_OBJECT_HANDLE key)
 {
-    struct operation *operation = &session->operations.of[family];
-    bool active = operation->phase != OPERATION_NONE;
+    struct operation *operation;
+    bool active = operation_active(session, family, &operation) == CKR_OK;
     if (mechanism == NULL) {
         CKR_REQUIRE(active, CKR_ARGUMENTS_BAD);
         operation_end(session, operation);
@@ -132,6 +133,10 @@ CK_RV operation_init(struct session *session, enum operation_family family, cons
 CK_RV operation_active(struct session *session, enum operation_family family, struct operation **out)
 {
     *out = &session->operations.of[family];
+    bool outlived = family != OPERATION_DIGEST && (*out)->login != slot_logins_ended(session->slot);
+    if (outlived && (*out)->phase != OPERATION_NONE) {
+        operation_end(session, *out);
+    }
     return (*out)->phase != OPERATION_NONE ? CKR_OK : CKR_OPERATION_NOT_INITIALIZED;
 }
 

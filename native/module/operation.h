@@ -2,7 +2,8 @@
  *
  * State: Init makes an operation READY, the first Update makes it PARTS, the end makes it NONE. It ends with every
  * answer but three: a size query (NULL output), whatever its answer is; CKR_BUFFER_TOO_SMALL; an Update that succeeds.
- * An Init that fails leaves what was there. A single-part call in state PARTS: CKR_OPERATION_ACTIVE, and it ends.
+ * An Init that fails leaves what was there. A single-part call in state PARTS: CKR_OPERATION_ACTIVE, and it ends. A
+ * logout ends the operations with keys, digests go on.
  *
  * Everything of an operation is guarded by its session's lock; nothing here is shared between sessions. */
 #ifndef HSMSIM_OPERATION_H
@@ -51,6 +52,7 @@ struct operation {
     const struct mechanism_info *info;
     struct wire_mechanism mechanism; /* views into parameters */
     uint64_t key;
+    unsigned login; /* slot_logins_ended when it began */
     uint32_t bits;
     bool cloudhsm;
     CK_MECHANISM_TYPE hash;

@@ -184,8 +184,7 @@ static void take_out(struct slot *slot, struct session *session)
     slot->session_count--;
     slot->rw_count -= (session->flags & CKF_RW_SESSION) != 0;
     if (slot->session_count == 0) {
-        slot->logged_in = false;
-        OPENSSL_cleanse(slot->credentials, sizeof *slot->credentials);
+        slot_forget_login(slot);
     }
 }
 
@@ -252,6 +251,13 @@ CK_RV C_GetSessionInfo(CK_SESSION_HANDLE hSession, CK_SESSION_INFO_PTR pInfo)
 
 /* ---- login --------------------------------------------------------------------------------------------------------------------- */
 
+void slot_forget_login(struct slot *slot)
+{
+    slot->logged_in = false;
+    slot->logins_ended++;
+    OPENSSL_cleanse(slot->credentials, sizeof *slot->credentials);
+}
+
 static void remember(struct slot *slot, CK_USER_TYPE type, struct wire_bytes user, struct wire_bytes password, struct wire_bytes ticket)
 {
     struct credentials *known = slot->credentials;
@@ -271,15 +277,25 @@ static void remember(struct slot *slot, CK_USER_TYPE type, struct wire_bytes use
     pthread_mutex_unlock(&slot->lock);
 }
 
+static CK_RV may_log_in(struct session *session, CK_USER_TYPE type)
+{
+    struct slot *slot = session->slot;
+    /* no operation here asks for a login of its own: CKA_ALWAYS_AUTHENTICATE is always false */
+    CKR_REQUIRE(type != CKU_CONTEXT_SPECIFIC, CKR_OPERATION_NOT_INITIALIZED);
+    CKR_REQUIRE(type == CKU_USER || type == CKU_SO, CKR_USER_TYPE_INVALID);
+    pthread_mutex_lock(&slot->lock);
+    bool logged_in = slot->logged_in, same = slot->user_type == type, reading = slot->rw_count != slot->session_count;
+    pthread_mutex_unlock(&slot->lock);
+    CKR_REQUIRE(!logged_in, same ? CKR_USER_ALREADY_LOGGED_IN : CKR_USER_ANOTHER_ALREADY_LOGGED_IN);
+    return type == CKU_SO && reading ? CKR_SESSION_READ_ONLY_EXISTS : CKR_OK;
+}
+
 static CK_RV log_in(struct session *session, CK_USER_TYPE type, struct wire_bytes user, struct wire_bytes password)
 {
     struct slot *slot = session->slot;
     struct call call;
     struct wire_login_response response;
     const struct wire_login_request request = {type, user, password};
-    CKR_REQUIRE(type == CKU_USER || type == CKU_SO, type == CKU_CONTEXT_SPECIFIC ? CKR_OPERATION_NOT_INITIALIZED : CKR_USER_TYPE_INVALID);
-    CKR_REQUIRE(!slot->logged_in, slot->user_type == type ? CKR_USER_ALREADY_LOGGED_IN : CKR_USER_ANOTHER_ALREADY_LOGGED_IN);
-    CKR_REQUIRE(type != CKU_SO || slot->rw_count == slot->session_count, CKR_SESSION_READ_ONLY_EXISTS);
     CKR_TRY(call_begin(&call, slot, WIRE_OP_LOGIN, session->id, 64 + user.len + password.len));
     CK_RV rv = CKR_WIRE(wire_put_login_request(&call.request, &request));
     rv = rv == CKR_OK ? call_run(&call) : rv;
@@ -308,8 +324,9 @@ static CK_RV explain(const struct session *session, CK_RV rv)
 static CK_RV with_pin(struct session *session, CK_USER_TYPE type, const CK_UTF8CHAR *pin, CK_ULONG len)
 {
     CKR_REQUIRE(pin != NULL || len == 0, CKR_ARGUMENTS_BAD);
-    const CK_UTF8CHAR *colon = len == 0 ? NULL : memchr(pin, ':', len);
-    CKR_REQUIRE(len <= PIN_USER + PIN_PASSWORD && colon != NULL, CKR_PIN_INCORRECT);
+    CKR_TRY(may_log_in(session, type));
+    const CK_UTF8CHAR *colon = len == 0 || len > PIN_USER + PIN_PASSWORD ? NULL : memchr(pin, ':', len);
+    CKR_REQUIRE(colon != NULL, CKR_PIN_INCORRECT);
     size_t user = (size_t)(colon - pin);
     return log_in(session, type, wire_bytes(pin, (uint32_t)user), wire_bytes(colon + 1, (uint32_t)(len - user - 1)));
 }
@@ -332,8 +349,9 @@ CK_RV C_LoginUser(CK_SESSION_HANDLE hSession, CK_USER_TYPE userType, CK_UTF8CHAR
     if (ulUsernameLen == 0) {
         return session_leave(session, explain(session, with_pin(session, userType, pPin, ulPinLen)));
     }
-    CK_RV rv = ulPinLen > PIN_PASSWORD || ulUsernameLen > PIN_USER
-                   ? CKR_PIN_INCORRECT
+    CK_RV rv = may_log_in(session, userType);
+    rv = rv == CKR_OK && (ulPinLen > PIN_PASSWORD || ulUsernameLen > PIN_USER) ? CKR_PIN_INCORRECT : rv;
+    rv = rv != CKR_OK ? rv
                    : log_in(session, userType, wire_bytes(pUsername, (uint32_t)ulUsernameLen), wire_bytes(pPin, (uint32_t)ulPinLen));
     return session_leave(session, explain(session, rv));
 }
@@ -348,8 +366,7 @@ CK_RV C_Logout(CK_SESSION_HANDLE hSession)
         return session_leave(session, CKR_USER_NOT_LOGGED_IN);
     }
     pthread_mutex_lock(&slot->lock);
-    slot->logged_in = false; /* first: a failover from here on brings no login along */
-    OPENSSL_cleanse(slot->credentials, sizeof *slot->credentials);
+    slot_forget_login(slot); /* first: a failover from here on brings no login along */
     slot_epoch(slot, slot->epoch + 1);
     pthread_mutex_unlock(&slot->lock);
     CK_RV rv = call_begin(&call, slot, WIRE_OP_LOGOUT, session->id, 0);

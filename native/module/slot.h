@@ -33,6 +33,9 @@ struct cached_facts {
     struct key_facts facts;
 };
 
+/* What the application knows of a token: what the first call found, then what C_WaitForSlotEvent told. */
+enum presence { NOT_ASKED, ABSENT, PRESENT };
+
 struct slot {
     CK_SLOT_ID id;
     const struct config_slot *config;
@@ -47,8 +50,11 @@ struct slot {
     uint8_t cookie[64];
     uint32_t cookie_len;
     _Atomic uint64_t epoch; /* changes under the lock */
+    enum presence told;
+    bool complained; /* since an HSM answered last: one line a trouble */
     /* login */
     bool logged_in;
+    atomic_uint logins_ended; /* an operation with a key does not outlive the login that it began under */
     CK_USER_TYPE user_type;
     struct credentials *credentials;
     /* sessions */
@@ -72,8 +78,14 @@ CK_RV slot_present(struct slot *slot);
 /* The facts of another epoch are dropped. */
 void slot_epoch(struct slot *slot, uint64_t epoch);
 
-/* link.c: one connection; errors are logged once. */
+/* Nobody is logged in any more. The slot's lock is held. */
+void slot_forget_login(struct slot *slot);
+/* Logs why no HSM is reached, once until one is. The slot's lock is held. */
+void slot_complain(struct slot *slot, const char *format, ...) __attribute__((format(printf, 2, 3)));
+
+/* link.c: one connection. */
 enum link_result { LINK_OK, LINK_REFUSED, LINK_LOST };
+/* The slot's lock is held. */
 enum link_result link_open(struct link *link, const struct config_server *server, uid_t uid, unsigned timeout_ms);
 void link_close(struct link *link);
 /* Sends out[0..out_len), which begins with room for the header; the answer's payload is in[0..header->length).

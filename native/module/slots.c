@@ -94,6 +94,11 @@ CK_RV slot_find(CK_SLOT_ID id, struct slot **out)
     return CKR_OK;
 }
 
+unsigned slot_logins_ended(struct slot *slot)
+{
+    return atomic_load_explicit(&slot->logins_ended, memory_order_acquire);
+}
+
 /* ---- facts about keys; a slot's lock guards its cache -------------------------------------------------------------- */
 
 void slot_epoch(struct slot *slot, uint64_t epoch)
@@ -280,31 +285,27 @@ CK_RV C_GetMechanismInfo(CK_SLOT_ID slotID, CK_MECHANISM_TYPE type, CK_MECHANISM
 }
 
 /* Events: the token of a slot comes (an HSM answers again) or goes (none does). */
+static bool look_for_change(CK_SLOT_ID *found)
+{
+    for (unsigned i = 0; i < slots.count; i++) {
+        struct slot *slot = slots.all[i];
+        enum presence now = slot_present(slot) == CKR_OK ? PRESENT : ABSENT;
+        pthread_mutex_lock(&slot->lock);
+        bool changed = slot->told != now; /* the call above has told a slot that nobody had asked before */
+        slot->told = now;
+        pthread_mutex_unlock(&slot->lock);
+        if (changed) {
+            *found = slot->id;
+            return true;
+        }
+    }
+    return false;
+}
+
 CK_RV C_WaitForSlotEvent(CK_FLAGS flags, CK_SLOT_ID_PTR pSlot, CK_VOID_PTR pReserved)
 {
     enum { INTERVAL_MS = 250 };
-    static bool present[CONFIG_SLOTS]; /* as last told; all absent at first: the first look is an event */
-    static unsigned known;
     CKR_TRY(module_ready());
     CKR_REQUIRE(pSlot != NULL && pReserved == NULL, CKR_ARGUMENTS_BAD);
-    if (known == 0) {
-        for (unsigned i = 0; i < slots.count; i++) {
-            present[i] = slot_present(slots.all[i]) == CKR_OK;
-        }
-        known = slots.count;
-    }
-    do {
-        for (unsigned i = 0; i < slots.count; i++) {
-            bool now = slot_present(slots.all[i]) == CKR_OK;
-            if (now != present[i]) {
-                present[i] = now;
-                *pSlot = slots.all[i]->id;
-                return CKR_OK;
-            }
-        }
-        if ((flags & CKF_DONT_BLOCK) != 0) {
-            return CKR_NO_EVENT;
-        }
-    } while (core_wait(INTERVAL_MS));
-    return CKR_CRYPTOKI_NOT_INITIALIZED;
+    return core_watch(look_for_change, (flags & CKF_DONT_BLOCK) == 0, INTERVAL_MS, pSlot);
 }

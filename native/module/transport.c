@@ -157,11 +157,19 @@ static CK_RV bring_login(struct link *link)
     }
     if (rv != CKR_OK && rv != CKR_DEVICE_REMOVED) {
         log_line(LEVEL_ERROR, "the login did not survive the failover (%s): log in again", error_name(rv));
-        slot->logged_in = false;
-        OPENSSL_cleanse(slot->credentials, sizeof *slot->credentials);
+        slot_forget_login(slot);
         rv = CKR_OK;
     }
     return rv;
+}
+
+void slot_complain(struct slot *slot, const char *format, ...)
+{
+    va_list arguments;
+    va_start(arguments, format);
+    log_arguments(slot->complained ? LEVEL_DEBUG : LEVEL_ERROR, format, arguments);
+    va_end(arguments);
+    slot->complained = true;
 }
 
 /* A new client on one server. CKR_DEVICE_REMOVED: try the next one. */
@@ -173,8 +181,13 @@ static CK_RV establish_on(struct link *link, unsigned server)
     CK_RV rv = say_hello(link, false);
     rv = rv == CKR_OK ? bring_sessions(link) : rv;
     rv = rv == CKR_OK ? bring_login(link) : rv;
+    if (rv == CKR_TOKEN_NOT_PRESENT) {
+        slot_complain(slot, "cluster %s has no partition '%s': see `hsmsim partition list`", slot->config->cluster,
+                      slot->config->partition);
+    } else if (rv != CKR_OK) {
+        slot_complain(slot, "%s did not take us in: %s: %s", where->name, error_name(rv), error_text(rv));
+    }
     if (rv != CKR_OK) {
-        log_line(LEVEL_WARN, "%s did not take us in: %s", where->name, error_name(rv));
         link_close(link);
         return rv == CKR_TOKEN_NOT_PRESENT ? rv : CKR_DEVICE_REMOVED;
     }
@@ -186,19 +199,24 @@ static CK_RV establish_on(struct link *link, unsigned server)
     return CKR_OK;
 }
 
+static void reached(struct slot *slot, bool present)
+{
+    slot->told = slot->told != NOT_ASKED ? slot->told : present ? PRESENT : ABSENT;
+    slot->complained = slot->complained && !present;
+}
+
 static CK_RV establish(struct link *link)
 {
     struct slot *slot = link->slot;
     for (unsigned i = 0; i < slot->config->server_count; i++) {
         CK_RV rv = establish_on(link, (slot->server + i) % slot->config->server_count);
         if (rv != CKR_DEVICE_REMOVED) {
-            if (rv == CKR_TOKEN_NOT_PRESENT) {
-                log_line(LEVEL_ERROR, "cluster %s has no partition '%s': see `hsmsim partition list`", slot->config->cluster, slot->config->partition);
-            }
+            reached(slot, rv == CKR_OK);
             return rv;
         }
     }
-    log_line(LEVEL_ERROR, "no HSM of %s answers; start them: hsmsim up --detach, or hsmsim hsm start", slot->config->cluster);
+    slot_complain(slot, "no HSM of %s answers; start them: hsmsim up --detach, or hsmsim hsm start", slot->config->cluster);
+    reached(slot, false);
     return CKR_DEVICE_REMOVED;
 }
 
@@ -295,8 +313,7 @@ static void logged_out_there(struct slot *slot, CK_RV rv)
     pthread_mutex_lock(&slot->lock);
     if (slot->logged_in && slot->user_type == CKU_USER) {
         log_line(LEVEL_WARN, "the HSM has ended the login (a new password, or a deleted user): log in again");
-        slot->logged_in = false;
-        OPENSSL_cleanse(slot->credentials, sizeof *slot->credentials);
+        slot_forget_login(slot);
     }
     pthread_mutex_unlock(&slot->lock);
 }

@@ -14,7 +14,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa, utils
 from cryptography.hazmat.primitives.asymmetric import padding as rsa_padding
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
-from support.p11 import Module, RefusedError, Session, refused, structure
+from support.p11 import Module, Session, refused, structure
 
 from hsmsim.hsm.cryptoki import CKA, CKK, CKM, CKO, CKR
 
@@ -409,9 +409,8 @@ def test_a_private_key_is_of_no_use_after_logout(simulator: Simulator) -> None:
         )[1]
         session.init("C_SignInit", CKM.ECDSA, private)
         session.call("C_Logout")
-        with pytest.raises(RefusedError) as caught:
+        with refused(CKR.OPERATION_NOT_INITIALIZED):
             session.produce("C_Sign", bytes(32), 32)
-        assert caught.value.rv in {CKR.USER_NOT_LOGGED_IN, CKR.KEY_HANDLE_INVALID}
         with refused(CKR.KEY_HANDLE_INVALID):
             session.init("C_SignInit", CKM.ECDSA, private)
 

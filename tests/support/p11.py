@@ -22,7 +22,9 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 ROOT = Path(__file__).resolve().parents[2]
-FUNCTIONS = tuple(tomllib.loads((ROOT / "native/tables/functions.toml").read_text())["2.40"])
+_TABLE = tomllib.loads((ROOT / "native/tables/functions.toml").read_text())
+FUNCTIONS = tuple(_TABLE["2.40"])
+FUNCTIONS_3_0 = (*FUNCTIONS, *_TABLE["3.0"])
 Value = bool | int | bytes | str
 
 
@@ -36,6 +38,14 @@ class Attribute(ctypes.Structure):
 
 class FunctionList(ctypes.Structure):
     _fields_ = (("version", ctypes.c_ubyte * 2), *((name, ctypes.c_void_p) for name in FUNCTIONS))
+
+
+class FunctionList30(ctypes.Structure):
+    _fields_ = (("version", ctypes.c_ubyte * 2), *((name, ctypes.c_void_p) for name in FUNCTIONS_3_0))
+
+
+class Interface(ctypes.Structure):
+    _fields_ = (("name", ctypes.c_char_p), ("functions", ctypes.POINTER(FunctionList30)), ("flags", ctypes.c_ulong))
 
 
 def structure(*fields: int | bytes | ctypes.Array[ctypes.c_char] | None) -> bytes:
@@ -73,25 +83,45 @@ def refused(rv: CKR) -> Iterator[None]:
     assert caught.value.rv is rv, f"{caught.value}, {rv.name} expected"
 
 
+_PROTOTYPE = ctypes.CFUNCTYPE(ctypes.c_ulong)
+_READ = ("HSMSIM_PKCS11_CONFIG", "XDG_CONFIG_HOME", "HOME")
+
+
+@contextmanager
+def environment_of(environment: Mapping[str, str]) -> Iterator[None]:
+    """What the module reads of its environment, set for a moment."""
+    before = {name: os.environ.get(name) for name in _READ}
+    wanted = {name: environment.get(name) for name in _READ}
+    try:
+        _set_environment(wanted)
+        yield
+    finally:
+        _set_environment(before)
+
+
+def _set_environment(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
 class Module:
-    def __init__(self, environment: Mapping[str, str]) -> None:
+    """start=False: C_Initialize is the test's to call."""
+
+    def __init__(self, environment: Mapping[str, str], *, start: bool = True) -> None:
+        self.environment = environment
         with tempfile.NamedTemporaryFile(suffix=".so") as copy:
             shutil.copyfile(environment["HSMSIM_MODULE"], copy.name)
-            library = ctypes.CDLL(copy.name)
+            self.library = ctypes.CDLL(copy.name)
         listed = ctypes.POINTER(FunctionList)()
-        assert library.C_GetFunctionList(ctypes.byref(listed)) == CKR.OK
-        prototype = ctypes.CFUNCTYPE(ctypes.c_ulong)
-        self.functions = {name: prototype(getattr(listed.contents, name)) for name in FUNCTIONS}
-        before = os.environ.get("HSMSIM_PKCS11_CONFIG")
-        os.environ["HSMSIM_PKCS11_CONFIG"] = environment["HSMSIM_PKCS11_CONFIG"]
-        try:
-            self.call("C_Initialize", None)
-        finally:
-            del os.environ["HSMSIM_PKCS11_CONFIG"]
-            if before is not None:
-                os.environ["HSMSIM_PKCS11_CONFIG"] = before
+        assert self.library.C_GetFunctionList(ctypes.byref(listed)) == CKR.OK
         self.slot = ctypes.c_ulong()
-        self.call("C_GetSlotList", ctypes.c_ubyte(1), ctypes.byref(self.slot), ctypes.byref(ctypes.c_ulong(1)))
+        self.functions = {name: _PROTOTYPE(getattr(listed.contents, name)) for name in FUNCTIONS}
+        if start:
+            self.call("C_Initialize", None)
+            self.call("C_GetSlotList", ctypes.c_ubyte(1), ctypes.byref(self.slot), ctypes.byref(ctypes.c_ulong(1)))
 
     def __enter__(self) -> Self:
         return self
@@ -99,7 +129,24 @@ class Module:
     def __exit__(self, *_: object) -> None:
         self.call("C_Finalize", None)
 
+    def __del__(self) -> None:
+        self.functions["C_Finalize"](None)  # a test that failed leaves no client behind
+
+    def use_3_0(self) -> Self:
+        """Call through the function list of 3.0 from here on."""
+        found = ctypes.POINTER(Interface)()
+        assert self.library.C_GetInterface(None, None, ctypes.byref(found), ctypes.c_ulong(0)) == CKR.OK
+        listed = found.contents.functions.contents
+        self.functions = {name: _PROTOTYPE(getattr(listed, name)) for name in FUNCTIONS_3_0}
+        return self
+
     def rv(self, name: str, *arguments: Any) -> CKR:
+        if name == "C_Initialize":  # the one that reads the environment
+            with environment_of(self.environment):
+                return self._rv(name, *arguments)
+        return self._rv(name, *arguments)
+
+    def _rv(self, name: str, *arguments: Any) -> CKR:
         return CKR(self.functions[name](*(ctypes.c_ulong(a) if isinstance(a, int) else a for a in arguments)))
 
     def call(self, name: str, *arguments: Any) -> None:
@@ -107,9 +154,9 @@ class Module:
         if rv is not CKR.OK:
             raise RefusedError(name, rv)
 
-    def session(self, pin: str | None = None) -> Session:
+    def session(self, pin: str | None = None, *, flags: int = CKF.SERIAL_SESSION | CKF.RW_SESSION) -> Session:
         handle = ctypes.c_ulong()
-        self.call("C_OpenSession", self.slot, CKF.SERIAL_SESSION | CKF.RW_SESSION, None, None, ctypes.byref(handle))
+        self.call("C_OpenSession", self.slot, flags, None, None, ctypes.byref(handle))
         session = Session(self, handle.value)
         if pin is not None:
             session.login(pin)
@@ -126,13 +173,13 @@ class Session:
     def call(self, name: str, *arguments: Any) -> None:
         self.module.call(name, self.handle, *arguments)
 
-    def login(self, pin: str) -> None:
+    def login(self, pin: str, kind: CKU = CKU.USER) -> None:
         raw = pin.encode()
-        self.call("C_Login", CKU.USER, raw, len(raw))
+        self.call("C_Login", kind, raw, len(raw))
 
     # ---- objects
 
-    def _template(self, values: Mapping[CKA, Value]) -> tuple[ctypes.Array[Attribute], list[Any]]:
+    def template(self, values: Mapping[CKA, Value]) -> tuple[ctypes.Array[Attribute], list[Any]]:
         kept = [ctypes.create_string_buffer(encoded(v), max(1, len(encoded(v)))) for v in values.values()]
         rows = [
             Attribute(name, ctypes.addressof(buffer), len(encoded(value)))
@@ -141,14 +188,58 @@ class Session:
         return (Attribute * len(rows))(*rows), kept
 
     def create(self, values: Mapping[CKA, Value]) -> int:
-        template, _kept = self._template(values)
+        return self._make("C_CreateObject", values)
+
+    def _make(self, name: str, values: Mapping[CKA, Value], *before: Any) -> int:
+        """A function that ends with a template and the handle of a new object."""
+        template, _kept = self.template(values)
         handle = ctypes.c_ulong()
-        self.call("C_CreateObject", template, len(values), ctypes.byref(handle))
+        self.call(name, *before, template, len(values), ctypes.byref(handle))
         return handle.value
 
+    def copy(self, handle: int, values: Mapping[CKA, Value]) -> int:
+        return self._make("C_CopyObject", values, handle)
+
+    def generate(self, kind: CKM, values: Mapping[CKA, Value]) -> int:
+        mechanism, _ = self.mechanism(kind, None)
+        return self._make("C_GenerateKey", values, ctypes.byref(mechanism))
+
+    def derive(self, kind: CKM, base: int, values: Mapping[CKA, Value], parameter: bytes | None = None) -> int:
+        mechanism, _kept = self.mechanism(kind, parameter)
+        return self._make("C_DeriveKey", values, ctypes.byref(mechanism), base)
+
+    def wrap(self, kind: CKM, wrapping: int, key: int, parameter: bytes | None = None) -> bytes:
+        mechanism, _kept = self.mechanism(kind, parameter)
+        return self.produce("C_WrapKey", ctypes.byref(mechanism), wrapping, key, room=65536)
+
+    def unwrap(
+        self, kind: CKM, unwrapping: int, wrapped: bytes, values: Mapping[CKA, Value], parameter: bytes | None = None
+    ) -> int:
+        mechanism, _kept = self.mechanism(kind, parameter)
+        return self._make("C_UnwrapKey", values, ctypes.byref(mechanism), unwrapping, wrapped, len(wrapped))
+
+    def destroy(self, *handles: int) -> None:
+        for handle in handles:
+            self.call("C_DestroyObject", handle)
+
+    def change(self, handle: int, values: Mapping[CKA, Value]) -> None:
+        template, _kept = self.template(values)
+        self.call("C_SetAttributeValue", handle, template, len(values))
+
+    def find(self, values: Mapping[CKA, Value], *, chunk: int = 100) -> list[int]:
+        template, _kept = self.template(values)
+        self.call("C_FindObjectsInit", template, len(values))
+        found: list[int] = []
+        handles, count = (ctypes.c_ulong * chunk)(), ctypes.c_ulong(chunk)
+        while count.value:
+            self.call("C_FindObjects", handles, chunk, ctypes.byref(count))
+            found += handles[: count.value]
+        self.call("C_FindObjectsFinal")
+        return found
+
     def pair(self, kind: CKM, public: Mapping[CKA, Value], private: Mapping[CKA, Value]) -> tuple[int, int]:
-        first, _kept = self._template(public)
-        second, _kept2 = self._template(private)
+        first, _kept = self.template(public)
+        second, _kept2 = self.template(private)
         handles = (ctypes.c_ulong(), ctypes.c_ulong())
         mechanism, _ = self.mechanism(kind, None)
         self.call(

@@ -139,10 +139,12 @@ def close_sessions(state: State, client: Client, request: Request) -> CloseSessi
     return CloseSessionsResponse()
 
 
-def token_info(state: State, client: Client, _request: Request) -> TokenInfoResponse:
-    """CK_TOKEN_INFO."""
+def token_info(state: State, client: Client, pin_flags: int) -> TokenInfoResponse:
+    """CK_TOKEN_INFO; `pin_flags` are those that tell of bad logins."""
     row = state.replica.partitions[client.partition]
-    flags = CKF.RNG | CKF.LOGIN_REQUIRED | CKF.TOKEN_INITIALIZED
+    flags = CKF.RNG | CKF.LOGIN_REQUIRED | CKF.TOKEN_INITIALIZED | CKF.CLOCK_ON_TOKEN | pin_flags
+    if client.profile is Profile.GENERAL:
+        flags |= CKF.DUAL_CRYPTO_OPERATIONS
     if state.replica.cluster.state == ACTIVE:
         flags |= CKF.USER_PIN_INITIALIZED
     sessions, writing = len(client.sessions), sum(client.sessions.values())

@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 HANDLERS: Final[dict[int, Handler]] = {
-    Op.TOKEN_INFO: connections.token_info,
+    Op.TOKEN_INFO: users.token_info,
     Op.OPEN_SESSIONS: connections.open_sessions,
     Op.CLOSE_SESSIONS: connections.close_sessions,
     Op.LOGIN: users.login,

@@ -45,6 +45,7 @@ class Client:
     availability_check: bool = True
     user: int = 0
     role: int = 0
+    tried: dict[int, int] = field(default_factory=dict)  # role -> whom it tried to be last
     sessions: dict[int, bool] = field(default_factory=dict)
     objects: dict[int, int] = field(default_factory=dict)  # session object -> its session
     lock: threading.RLock = field(default_factory=threading.RLock)

@@ -29,7 +29,7 @@ from hsmsim.cluster.model import (
 )
 from hsmsim.errors import CkrError
 from hsmsim.hsm.alone import started
-from hsmsim.hsm.cryptoki import CKR, CKU
+from hsmsim.hsm.cryptoki import CKF, CKR, CKU
 from hsmsim.hsm.firmware import connections
 from hsmsim.hsm.messages import (
     ActivateRequest,
@@ -44,6 +44,7 @@ from hsmsim.hsm.messages import (
     PartitionListResponse,
     SetPasswordRequest,
     SetPasswordResponse,
+    TokenInfoResponse,
     UserCreateRequest,
     UserCreateResponse,
     UserDeleteRequest,
@@ -70,6 +71,10 @@ _TICKET: Final = struct.Struct("<QQQQQ")
 _COUNT_BITS: Final = 8
 _COUNT_MASK: Final = 255  # which replica.failures gives for a row that does not verify
 _UNKNOWN_COUNT: Final = 0xFFFFFFFFFFFFFFFF
+_PIN_FLAGS: Final = {
+    ROLE_CRYPTO_USER: (CKF.USER_PIN_COUNT_LOW, CKF.USER_PIN_FINAL_TRY, CKF.USER_PIN_LOCKED),
+    ROLE_ADMIN: (CKF.SO_PIN_COUNT_LOW, CKF.SO_PIN_FINAL_TRY, CKF.SO_PIN_LOCKED),
+}
 _ROLE_OF: Final = {CKU.USER: ROLE_CRYPTO_USER, CKU.SO: ROLE_ADMIN}
 
 
@@ -151,6 +156,18 @@ def failures_of(state: State, user: UserRow) -> int:
     return failures if version == user.password_version or failures == _COUNT_MASK else 0
 
 
+def token_info(state: State, client: Client, _request: Request) -> TokenInfoResponse:
+    """CK_TOKEN_INFO. A token has one user, a partition many: the flags of bad logins are of whom this client tried."""
+    flags = 0
+    for role, (low, final, locked) in _PIN_FLAGS.items():
+        user = state.replica.users.get(client.tried.get(role, 0))
+        failures = failures_of(state, user) if user else 0
+        flags |= low if failures else 0
+        flags |= final if failures == ATTEMPTS - 1 else 0
+        flags |= locked if failures >= ATTEMPTS else 0
+    return connections.token_info(state, client, flags)
+
+
 def _authenticate(state: State, client: Client, request: Request, message: LoginRequest, role: int) -> UserRow:
     name = message.user.decode("utf-8", "replace").lower()
     secret = located(message.password)
@@ -159,6 +176,7 @@ def _authenticate(state: State, client: Client, request: Request, message: Login
         _hash(state, request, secret, bytes(SALT_BYTES))  # an unknown name takes as long as a wrong password
         state.replica.audit(AuditEntry("LOGIN", name[:31], role, CKR.PIN_INCORRECT, 0, "no such user"))
         raise CkrError(CKR.PIN_INCORRECT, "user or password is wrong")
+    client.tried[role] = user.id
     _count(state, user, "LOGIN", right=_may_guess(state, user) and _matches(state, request, secret, user))
     return user
 
