@@ -29,21 +29,51 @@ static bool copy(char *out, size_t room, const char *text)
     return true;
 }
 
-static void warn_unknown(const struct json *object, const char *const *known, const char *where)
+/* A member and its type; JSON_TRUE: true or false. */
+struct known {
+    const char *name;
+    enum json_type type;
+};
+
+static const char *type_name(enum json_type type)
 {
-    if (object == NULL || object->type != JSON_OBJECT) {
-        return;
+    static const char *const names[] = {[JSON_NULL] = "null",      [JSON_FALSE] = "true or false", [JSON_TRUE] = "true or false",
+                                        [JSON_NUMBER] = "a number", [JSON_STRING] = "a string",     [JSON_ARRAY] = "a list",
+                                        [JSON_OBJECT] = "an object"};
+    return names[type];
+}
+
+/* A member that nobody knows is said and ignored: AWS's file has some. One of the wrong type is refused, as is anything
+ * else that would be taken for its default. null is as good as absent. */
+static bool check_members(const struct json *object, const struct known *known, const char *name, const char *where, char *error,
+                          size_t error_len)
+{
+    if (object == NULL) {
+        return true;
+    }
+    if (object->type != JSON_OBJECT) {
+        REFUSE("%s: %s is no object; write the file with `hsmsim configure-pkcs11`", where, name);
     }
     for (const struct json *member = object->child; member != NULL; member = member->next) {
-        const char *const *name = known;
-        while (*name != NULL && strcmp(*name, member->name) != 0) {
-            name++;
+        const struct known *one = known;
+        while (one->name != NULL && strcmp(one->name, member->name) != 0) {
+            one++;
         }
-        if (*name == NULL) {
-            log_line(LEVEL_WARN, "the configuration's %s.%s is not known here and is ignored", where, member->name);
+        enum json_type type = member->type == JSON_FALSE ? JSON_TRUE : member->type;
+        if (one->name == NULL) {
+            log_line(LEVEL_WARN, "%s: %s.%s is not known here and is ignored", where, name, member->name);
+        } else if (type != one->type && type != JSON_NULL) {
+            REFUSE("%s: %s.%s wants %s; write the file with `hsmsim configure-pkcs11`", where, name, member->name, type_name(one->type));
         }
     }
+    return true;
 }
+#define CHECK_MEMBERS(object, known, name)                                         \
+    do {                                                                           \
+        if (!check_members(object, known, name, where, error, error_len)) {        \
+            return false;                                                          \
+        }                                                                          \
+    } while (0)
 
 static bool read_servers(struct config_slot *slot, const struct json *servers, const char *where, char *error, size_t error_len)
 {
@@ -51,9 +81,10 @@ static bool read_servers(struct config_slot *slot, const struct json *servers, c
         REFUSE("%s: a cluster needs \"servers\": write the file with `hsmsim configure-pkcs11`", where);
     }
     for (const struct json *one = servers->child; one != NULL; one = one->next) {
-        static const char *const known[] = {"hostname", "port", "enable", "socket", NULL};
+        static const struct known known[] = {
+            {"hostname", JSON_STRING}, {"port", JSON_NUMBER}, {"enable", JSON_TRUE}, {"socket", JSON_STRING}, {NULL, JSON_NULL}};
         const char *socket_path = json_text(one, "socket", NULL);
-        warn_unknown(one, known, "servers[]");
+        CHECK_MEMBERS(one, known, "servers[]");
         if (!json_flag(one, "enable", true)) {
             continue;
         }
@@ -63,7 +94,8 @@ static bool read_servers(struct config_slot *slot, const struct json *servers, c
         struct config_server *server = &slot->servers[slot->server_count];
         if (socket_path == NULL || *socket_path != '/' || !copy(server->socket, sizeof server->socket, socket_path) ||
             !copy(server->name, sizeof server->name, json_text(one, "hostname", socket_path))) {
-            REFUSE("%s: a server needs \"socket\", an absolute path of at most %d bytes", where, CONFIG_PATH - 1);
+            REFUSE("%s: a server needs \"socket\", an absolute path of at most %d bytes: write the file with `hsmsim configure-pkcs11`",
+                   where, CONFIG_PATH - 1);
         }
         slot->server_count++;
     }
@@ -75,18 +107,22 @@ static bool read_servers(struct config_slot *slot, const struct json *servers, c
 
 static bool read_cluster(struct config_slot *slot, const struct json *entry, const char *where, char *error, size_t error_len)
 {
-    static const char *const known[] = {"type", "cluster", "hsmsim", NULL};
-    static const char *const known_cluster[] = {"cluster_id", "hsm_ca_file", "servers", "options", "client_cert_path", "client_key_path", NULL};
-    static const char *const known_own[] = {"partition", "vantage", "uid", "label", NULL};
-    static const char *const known_options[] = {"disable_key_availability_check", NULL};
+    static const struct known known[] = {{"type", JSON_STRING}, {"cluster", JSON_OBJECT}, {"hsmsim", JSON_OBJECT}, {NULL, JSON_NULL}};
+    static const struct known known_cluster[] = {{"cluster_id", JSON_STRING},      {"hsm_ca_file", JSON_STRING},
+                                                 {"servers", JSON_ARRAY},          {"options", JSON_OBJECT},
+                                                 {"client_cert_path", JSON_STRING}, {"client_key_path", JSON_STRING},
+                                                 {NULL, JSON_NULL}};
+    static const struct known known_own[] = {
+        {"partition", JSON_STRING}, {"vantage", JSON_STRING}, {"uid", JSON_NUMBER}, {"label", JSON_STRING}, {NULL, JSON_NULL}};
+    static const struct known known_options[] = {{"disable_key_availability_check", JSON_TRUE}, {NULL, JSON_NULL}};
     const struct json *cluster = json_member(entry, "cluster"), *own = json_member(entry, "hsmsim");
     if (cluster == NULL || cluster->type != JSON_OBJECT) {
         REFUSE("%s: an entry of \"clusters\" needs \"cluster\"", where);
     }
-    warn_unknown(entry, known, "clusters[]");
-    warn_unknown(cluster, known_cluster, "cluster");
-    warn_unknown(json_member(cluster, "options"), known_options, "options");
-    warn_unknown(own, known_own, "hsmsim");
+    CHECK_MEMBERS(entry, known, "clusters[]");
+    CHECK_MEMBERS(cluster, known_cluster, "cluster");
+    CHECK_MEMBERS(json_member(cluster, "options"), known_options, "options");
+    CHECK_MEMBERS(own, known_own, "hsmsim");
     slot->check_off = json_flag(json_member(cluster, "options"), "disable_key_availability_check", false);
     int64_t uid = json_number(own, "uid", (int64_t)geteuid());
     if (uid < 0 || uid >= UINT32_MAX) {
@@ -116,12 +152,13 @@ static bool choice(const char *text, const char *const *names, int *out)
 
 static bool read_logging(struct config *config, const struct json *logging, const char *where, char *error, size_t error_len)
 {
-    static const char *const known[] = {"log_type", "log_file", "log_level", "log_interval", NULL};
+    static const struct known known[] = {
+        {"log_type", JSON_STRING}, {"log_file", JSON_STRING}, {"log_level", JSON_STRING}, {"log_interval", JSON_STRING}, {NULL, JSON_NULL}};
     static const char *const types[] = {"file", "term", "syslog", NULL};
     static const char *const levels[] = {"error", "warn", "info", "debug", "trace", NULL};
     int log_type;
     const char *file = json_text(logging, "log_file", "");
-    warn_unknown(logging, known, "logging");
+    CHECK_MEMBERS(logging, known, "logging");
     if (!choice(json_text(logging, "log_type", *file == '\0' ? "term" : "file"), types, &log_type) ||
         !choice(json_text(logging, "log_level", "warn"), levels, &config->log_level) ||
         !copy(config->log_file, sizeof config->log_file, file) || (log_type == LOG_TO_FILE && *file != '/')) {
@@ -135,13 +172,13 @@ static bool read_logging(struct config *config, const struct json *logging, cons
 
 static bool read_all(struct config *config, const struct json *root, const char *where, char *error, size_t error_len)
 {
-    static const char *const known[] = {"clusters", "logging", "hsmsim", NULL};
-    static const char *const known_own[] = {"profile", "timeout_ms", NULL};
+    static const struct known known[] = {{"clusters", JSON_ARRAY}, {"logging", JSON_OBJECT}, {"hsmsim", JSON_OBJECT}, {NULL, JSON_NULL}};
+    static const struct known known_own[] = {{"profile", JSON_STRING}, {"timeout_ms", JSON_NUMBER}, {NULL, JSON_NULL}};
     static const char *const profiles[] = {"general", "cloudhsm", NULL};
     const struct json *clusters = json_member(root, "clusters"), *own = json_member(root, "hsmsim");
     int profile;
-    warn_unknown(root, known, "(top)");
-    warn_unknown(own, known_own, "hsmsim");
+    CHECK_MEMBERS(root->type == JSON_OBJECT ? root : NULL, known, "the file");
+    CHECK_MEMBERS(own, known_own, "hsmsim");
     if (clusters == NULL || clusters->type != JSON_ARRAY || clusters->child == NULL) {
         REFUSE("%s: \"clusters\" is missing or empty: write the file with `hsmsim configure-pkcs11`", where);
     }
@@ -173,7 +210,7 @@ bool config_parse(struct config *config, const char *text, size_t len, const cha
     memset(config, 0, sizeof *config);
     struct json_document *document = json_parse(text, len, &line, &why);
     if (document == NULL) {
-        REFUSE("%s, line %u: %s", where, line, why);
+        REFUSE("%s, line %u: %s; write the file with `hsmsim configure-pkcs11`", where, line, why);
     }
     bool fine = read_all(config, json_root(document), where, error, error_len);
     json_free(document);
@@ -193,7 +230,7 @@ static bool read_file(struct config *config, int fd, const char *path, char *err
     if (fine) {
         fine = config_parse(config, text, len, path, error, error_len);
     } else {
-        snprintf(error, error_len, "%s cannot be read: %s", path, strerror(errno));
+        snprintf(error, error_len, "%s cannot be read: %s; write it with `hsmsim configure-pkcs11`", path, strerror(errno));
     }
     free(text);
     return fine;
@@ -212,7 +249,8 @@ bool config_load(struct config *config, char *error, size_t error_len)
     if (named != NULL) {
         int fd = open(named, O_RDONLY | O_CLOEXEC);
         if (fd < 0) {
-            REFUSE("HSMSIM_PKCS11_CONFIG names %s, which cannot be opened: %s", named, strerror(errno));
+            REFUSE("HSMSIM_PKCS11_CONFIG names %s, which cannot be opened: %s; write it with `hsmsim configure-pkcs11`", named,
+                   strerror(errno));
         }
         bool fine = read_file(config, fd, named, error, error_len);
         close(fd);
@@ -224,6 +262,9 @@ bool config_load(struct config *config, char *error, size_t error_len)
             bool fine = read_file(config, fd, places[i], error, error_len);
             close(fd);
             return fine;
+        }
+        if (*places[i] != '\0' && access(places[i], F_OK) == 0) { /* not passed over: the next one may mean another HSM */
+            REFUSE("%s cannot be opened: %s; write it with `hsmsim configure-pkcs11`", places[i], strerror(errno));
         }
     }
     REFUSE("no configuration: looked at $HSMSIM_PKCS11_CONFIG, %s, %s and %s. Start the simulator (scripts/up) and run "
