@@ -402,6 +402,11 @@ CK_RV C_SetPIN(CK_SESSION_HANDLE hSession, CK_UTF8CHAR_PTR pOldPin, CK_ULONG ulO
         rv = rv == CKR_OK ? call_run(&call) : rv;
         call_end(&call, true);
     }
+    if (rv == CKR_OK) { /* a new password ends the user's logins, this one too */
+        pthread_mutex_lock(&session->slot->lock);
+        slot_forget_login(session->slot);
+        pthread_mutex_unlock(&session->slot->lock);
+    }
     return session_leave(session, rv);
 }
 

@@ -47,7 +47,9 @@ def start(simulator: Simulator, tmp_path: Path) -> Callable[..., Module]:
 
 def said(capfd: pytest.CaptureFixture[str]) -> list[str]:
     """The module's lines on standard error since the last look."""
-    return [line.partition("hsmsim_pkcs11: ")[2] for line in capfd.readouterr().err.splitlines() if "hsmsim_pkcs11" in line]
+    return [
+        line.partition("hsmsim_pkcs11: ")[2] for line in capfd.readouterr().err.splitlines() if "hsmsim_pkcs11" in line
+    ]
 
 
 def slots(module: Module) -> int:
@@ -56,7 +58,7 @@ def slots(module: Module) -> int:
     return count.value
 
 
-# ---- a file that is wrong ----------------------------------------------------------------------------------------------
+# ---- a file that is wrong ------------------------------------------------------------------------------------------
 
 
 def _with(content: Any, path: str, value: Any) -> Any:
@@ -191,7 +193,7 @@ def test_members_that_are_not_known(
         assert said(capfd) == []
 
 
-# ---- where it is looked for --------------------------------------------------------------------------------------------
+# ---- where it is looked for ----------------------------------------------------------------------------------------
 
 
 def labelled(config: Any, label: str) -> bytes:
@@ -236,7 +238,7 @@ except RefusedError as error:
 
 def in_own_world(simulator: Simulator, files: Mapping[str, bytes], folder: Path) -> tuple[str, str]:
     """A client in a mount namespace where /etc, /run and /dev hold these files and /dev/log alone; its log."""
-    for number, (path, content) in enumerate(files.items()):
+    for number, content in enumerate(files.values()):
         (folder / str(number)).write_bytes(content)
     placed = [f'mkdir -p "$(dirname {path})" && cp {folder / str(number)} {path}' for number, path in enumerate(files)]
     mounts = ["for place in etc run dev; do mount -t tmpfs none /$place; done"]
@@ -295,7 +297,7 @@ def _new(folder: Path) -> str:
     return name
 
 
-# ---- trouble with HSMs and users -----------------------------------------------------------------------------------------
+# ---- trouble with HSMs and users -----------------------------------------------------------------------------------
 
 
 def test_a_stopped_simulator(start: Callable[..., Module], config: Any, capfd: pytest.CaptureFixture[str]) -> None:
@@ -384,7 +386,7 @@ def test_a_wrong_pin_and_a_locked_user(
     simulator.run("user", "delete", "trent")
 
 
-# ---- the log file --------------------------------------------------------------------------------------------------------
+# ---- the log file --------------------------------------------------------------------------------------------------
 
 
 def test_the_log_file(
@@ -431,7 +433,7 @@ def test_the_level_is_the_least_that_is_said(
             assert len(said(capfd)) == count
 
 
-# ---- hsmsim configure-pkcs11 -----------------------------------------------------------------------------------------------
+# ---- hsmsim configure-pkcs11 ---------------------------------------------------------------------------------------
 
 
 def test_the_command_writes_what_the_module_reads(simulator: Simulator, tmp_path: Path) -> None:

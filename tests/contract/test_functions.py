@@ -76,7 +76,7 @@ def test_message_functions_are_not_supported(simulator: Simulator, name: str) ->
         assert module.rv(name, session.handle, *zeros(name)[1:]) is CKR.FUNCTION_NOT_SUPPORTED
 
 
-# ---- bad arguments ---------------------------------------------------------------------------------------------------
+# ---- bad arguments -------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -306,7 +306,7 @@ def test_bad_arguments_of_an_operation(
     begin[family]()
 
 
-# ---- out of turn -------------------------------------------------------------------------------------------------------
+# ---- out of turn ---------------------------------------------------------------------------------------------------
 
 NOT_BEGUN = [
     name
@@ -322,7 +322,8 @@ def test_what_was_not_begun(session: Session, data: ctypes.Array[ctypes.c_char],
     room = ctypes.c_ulong(len(data))
     values: dict[str, Any] = {"PTR": data, "LEN_PTR": ctypes.byref(room)}
     arguments = [
-        values["LEN_PTR"] if "ULONG_PTR" in one else values["PTR"] if "PTR" in one else 16 for one in ARGUMENTS[name][1:]
+        values["LEN_PTR"] if "ULONG_PTR" in one else values["PTR"] if "PTR" in one else 16
+        for one in ARGUMENTS[name][1:]
     ]
     assert session.rv(name, *arguments) is CKR.OPERATION_NOT_INITIALIZED
 
@@ -373,7 +374,7 @@ def test_a_size_query_changes_nothing(session: Session, begin: Mapping[str, Call
     assert session.produce("C_Sign", b"data", 4) == first
 
 
-# ---- hostile templates and parameters ------------------------------------------------------------------------------------
+# ---- hostile templates and parameters ------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -72,8 +72,8 @@ def test_nothing_is_opened_before_it_is_needed(simulator: Simulator) -> None:
     """A server loads and initialises the module, then forks: nothing may exist that a child would share or lack."""
 
     def opened() -> tuple[int, int]:
-        sockets = [one for one in os.scandir("/proc/self/fd") if "socket:" in _target(one.path)]
-        return len(sockets), len(os.listdir("/proc/self/task"))
+        sockets = [one for one in Path("/proc/self/fd").iterdir() if "socket:" in _target(one)]
+        return len(sockets), len(list(Path("/proc/self/task").iterdir()))
 
     before = opened()
     module = Module(simulator.environment, start=False)
@@ -88,14 +88,14 @@ def test_nothing_is_opened_before_it_is_needed(simulator: Simulator) -> None:
     assert opened() == before
 
 
-def _target(path: str) -> str:
+def _target(path: Path) -> str:
     try:
-        return os.readlink(path)
+        return str(path.readlink())
     except FileNotFoundError:  # the descriptor of the listing itself
         return ""
 
 
-# ---- interfaces, 3.0 5.4.5 and 5.4.6 -------------------------------------------------------------------------------------
+# ---- interfaces, 3.0 5.4.5 and 5.4.6 -------------------------------------------------------------------------------
 
 
 @pytest.fixture(scope="module")

@@ -75,7 +75,7 @@ def mallory(simulator: Simulator) -> Iterator[str]:
     simulator.run("user", "delete", "mallory")
 
 
-# ---- PINs ------------------------------------------------------------------------------------------------------------
+# ---- PINs ----------------------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -148,7 +148,7 @@ def test_kinds_of_user(fresh: Module, simulator: Simulator, admin_pin: str) -> N
         session.login(admin_pin, CKU.SO)
 
 
-# ---- sessions ----------------------------------------------------------------------------------------------------------
+# ---- sessions ------------------------------------------------------------------------------------------------------
 
 
 def test_one_login_is_every_sessions(fresh: Module, simulator: Simulator) -> None:
@@ -230,7 +230,7 @@ def test_as_many_sessions_as_the_token_says(fresh: Module, simulator: Simulator)
     assert first.rv("C_CloseSession") is CKR.SESSION_HANDLE_INVALID
 
 
-# ---- lockout ---------------------------------------------------------------------------------------------------------
+# ---- lockout -------------------------------------------------------------------------------------------------------
 
 
 def test_the_token_tells_how_near_the_lock_is(fresh: Module, simulator: Simulator, mallory: str) -> None:
@@ -269,7 +269,7 @@ def test_what_else_the_token_says(fresh: Module, simulator: Simulator) -> None:
     assert bytes(info.label) == simulator.environment["HSMSIM_TOKEN"].encode().ljust(32)
 
 
-# ---- C_SetPIN ----------------------------------------------------------------------------------------------------------
+# ---- C_SetPIN ------------------------------------------------------------------------------------------------------
 
 
 def test_a_user_changes_the_own_password(fresh: Module, simulator: Simulator, mallory: str) -> None:
@@ -292,6 +292,9 @@ def test_a_user_changes_the_own_password(fresh: Module, simulator: Simulator, ma
     with refused(CKR.PIN_INVALID):
         change(PASSWORD, f"{mallory}:with:colons")
     change(f"{mallory}:{PASSWORD}", f"{mallory}:{new}")
+    assert state(session) == CKS.RW_PUBLIC_SESSION  # a new password ends every login of the user
+    session.login(f"{mallory}:{new}")
+    session.call("C_Logout")
     with Module(simulator.environment) as other:
         with refused(CKR.PIN_INCORRECT):
             other.session().login(f"{mallory}:{PASSWORD}")

@@ -11,6 +11,7 @@ import threading
 import time
 from contextlib import contextmanager
 from http.client import HTTPSConnection
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -20,7 +21,6 @@ from hsmsim.demo.tls_offload import uri
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from conftest import Simulator
 
@@ -82,7 +82,20 @@ def serving(simulator: Simulator, folder: Path) -> Iterator[tuple[subprocess.Pop
     servers = ""
     for label, port in ports.items():
         key = uri(simulator.environment["HSMSIM_TOKEN"], label)
-        request = ["openssl", "req", "-new", "-x509", "-engine", "pkcs11", "-keyform", "engine", "-key", key, "-days", "9"]
+        request = [
+            "openssl",
+            "req",
+            "-new",
+            "-x509",
+            "-engine",
+            "pkcs11",
+            "-keyform",
+            "engine",
+            "-key",
+            key,
+            "-days",
+            "9",
+        ]
         names = ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"]
         out = ["-out", str(folder / f"{label}.crt")]
         subprocess.run([*request, *names, *out], env=environment, check=True, capture_output=True, timeout=60)
@@ -142,7 +155,7 @@ def test_workers_serve_from_keys_in_the_hsm(simulator: Simulator, folder: Path, 
         assert len(first) == WORKERS
         if os.geteuid() == 0:
             www_data = pwd.getpwnam("www-data").pw_uid
-            assert {os.stat(f"/proc/{worker}").st_uid for worker in first} == {www_data}
+            assert {Path(f"/proc/{worker}").stat().st_uid for worker in first} == {www_data}
         for label in keys:
             for name, version in VERSIONS.items():
                 assert fetch(folder, label, ports[label], version)[0] == name

@@ -36,7 +36,7 @@ def data(session: Session, label: str, **more: bytes | bool) -> int:
     return session.create(values | {CKA[name]: value for name, value in more.items()})
 
 
-# ---- find ------------------------------------------------------------------------------------------------------------
+# ---- find ----------------------------------------------------------------------------------------------------------
 
 
 def test_templates_find_what_matches_every_row(session: Session) -> None:
@@ -88,7 +88,7 @@ def test_one_find_a_session(module: Module, session: Session) -> None:
     session.find({})
 
 
-# ---- read ------------------------------------------------------------------------------------------------------------
+# ---- read ----------------------------------------------------------------------------------------------------------
 
 
 def read(session: Session, handle: int, *asked: tuple[int, int | None]) -> tuple[CKR, list[tuple[int, bytes]]]:
@@ -153,7 +153,7 @@ def test_object_sizes(session: Session) -> None:
     assert sizes[1] - sizes[0] >= 200  # label and value
 
 
-# ---- change and copy -------------------------------------------------------------------------------------------------
+# ---- change and copy -----------------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("token", [False, True])
@@ -229,7 +229,7 @@ def test_a_login_for_each_use_is_refused(session: Session) -> None:
         session.change(private, {CKA.ALWAYS_AUTHENTICATE: True})
 
 
-# ---- the past of a key -----------------------------------------------------------------------------------------------
+# ---- the past of a key ---------------------------------------------------------------------------------------------
 
 PAST = (CKA.LOCAL, CKA.ALWAYS_SENSITIVE, CKA.NEVER_EXTRACTABLE)
 
@@ -287,7 +287,7 @@ def test_keys_from_outside_have_no_good_past(session: Session) -> None:
     assert int.from_bytes(session.attribute(pair[1], CKA.KEY_GEN_MECHANISM), "little") == CKM.EC_KEY_PAIR_GEN
 
 
-# ---- another HSM -----------------------------------------------------------------------------------------------------
+# ---- another HSM ---------------------------------------------------------------------------------------------------
 
 
 def test_handles_are_the_same_on_the_other_hsm(new_simulator: Callable[..., Simulator]) -> None:

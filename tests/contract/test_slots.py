@@ -7,7 +7,6 @@ import json
 import threading
 from typing import TYPE_CHECKING
 
-import pytest
 from support.p11 import Module, refused
 
 from hsmsim.hsm.cryptoki import CKA, CKF, CKK, CKO, CKR
@@ -16,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
 
+    import pytest
     from conftest import Simulator
 
 FIRST = 0x2000000000000001  # AWS's
@@ -60,7 +60,7 @@ def test_the_mechanism_list(module: Module) -> None:
     assert len(set(listed)) == count.value
 
 
-# ---- partitions --------------------------------------------------------------------------------------------------------
+# ---- partitions ----------------------------------------------------------------------------------------------------
 
 
 def test_partitions_are_slots(new_simulator: Callable[..., Simulator], tmp_path: Path) -> None:
@@ -110,7 +110,7 @@ def test_partitions_are_slots(new_simulator: Callable[..., Simulator], tmp_path:
         ours.attribute(mine, CKA.CLASS)  # a logout is one slot's
 
 
-# ---- HSMs that go and come ---------------------------------------------------------------------------------------------
+# ---- HSMs that go and come -----------------------------------------------------------------------------------------
 
 
 def test_a_token_that_is_not_there(new_simulator: Callable[..., Simulator]) -> None:
@@ -174,16 +174,16 @@ def test_a_new_life_has_no_old_events(new_simulator: Callable[..., Simulator]) -
 def test_c_finalize_wakes_who_waits(simulator: Simulator) -> None:
     module = Module(simulator.environment)
     answers: list[CKR] = []
-    waiting = [threading.Barrier(4)]
+    together = threading.Barrier(4)
 
     def wait() -> None:
-        waiting[0].wait()
+        together.wait()
         answers.append(module.rv("C_WaitForSlotEvent", 0, ctypes.byref(ctypes.c_ulong()), None))
 
     threads = [threading.Thread(target=wait) for _ in range(3)]
     for thread in threads:
         thread.start()
-    waiting[0].wait()
+    together.wait()
     module.call("C_Finalize", None)
     module.call("C_Initialize", None)  # at once: who waited belongs to the life before, or came after and waits on
     module.call("C_Finalize", None)
