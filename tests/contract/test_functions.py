@@ -425,3 +425,54 @@ def test_a_certificate_is_no_key(session: Session) -> None:
     mechanism, _ = session.mechanism(CKM.AES_CMAC, None)
     assert session.rv("C_SignInit", ctypes.byref(mechanism), made) is CKR.KEY_HANDLE_INVALID
     session.destroy(made, public)
+
+
+# ---- C_SessionCancel, 3.0 5.6.9 ------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def fresh(simulator: Simulator) -> Iterator[Session]:
+    with Module(simulator.environment) as module:
+        yield module.use_3_0().session(simulator.ready.pin)
+
+
+CANCELS = {
+    "Digest": CKF.DIGEST,
+    "Encrypt": CKF.ENCRYPT,
+    "Decrypt": CKF.DECRYPT,
+    "Sign": CKF.SIGN,
+    "Verify": CKF.VERIFY,
+    "FindObjects": CKF.FIND_OBJECTS,
+}
+
+
+def test_operations_are_cancelled_one_by_one_or_all(fresh: Session) -> None:
+    uses = {CKA.ENCRYPT: True, CKA.DECRYPT: True}
+    key = fresh.generate(CKM.AES_KEY_GEN, {CKA.VALUE_LEN: 16} | uses)
+    begins = _begin(fresh, Keys(key, fresh.generate(CKM.GENERIC_SECRET_KEY_GEN, {CKA.VALUE_LEN: 32}), (0, 0)))
+    for name in CANCELS:
+        begins[name]()
+    for name, flag in CANCELS.items():
+        for other in set(CANCELS) - {name}:
+            fresh.call("C_SessionCancel", 0)
+            assert fresh.rv(f"C_{other}Init", *_again(other, key)) is CKR.OPERATION_ACTIVE
+        fresh.call("C_SessionCancel", flag)
+        fresh.call("C_SessionCancel", flag)  # what is not active is no error
+        assert fresh.rv(f"C_{name}Final", None, None) is CKR.OPERATION_NOT_INITIALIZED
+        begins[name]()
+    fresh.call("C_SessionCancel", (1 << 64) - 1)
+    for name in CANCELS:
+        begins[name]()
+
+
+def _again(name: str, key: int) -> tuple[Any, ...]:
+    if name == "FindObjects":
+        return None, 0
+    mechanism = ctypes.byref(Mechanism(CKM.SHA256, None, 0))
+    return (mechanism,) if name == "Digest" else (mechanism, key)
+
+
+@pytest.mark.parametrize("name", ["C_SessionCancel", "C_LoginUser"])
+def test_functions_of_3_0_want_a_session(fresh: Session, name: str) -> None:
+    for handle in (0, fresh.handle + 1, (1 << 64) - 1):
+        assert fresh.module.rv(name, handle, *zeros(name)[1:]) is CKR.SESSION_HANDLE_INVALID
