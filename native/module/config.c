@@ -48,7 +48,7 @@ static const char *type_name(enum json_type type)
 static bool check_members(const struct json *object, const struct known *known, const char *name, const char *where, char *error,
                           size_t error_len)
 {
-    if (object == NULL) {
+    if (object == NULL || object->type == JSON_NULL) {
         return true;
     }
     if (object->type != JSON_OBJECT) {

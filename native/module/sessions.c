@@ -362,13 +362,16 @@ CK_RV C_Logout(CK_SESSION_HANDLE hSession)
     struct call call;
     CKR_TRY(session_enter(hSession, &session));
     struct slot *slot = session->slot;
-    if (!slot->logged_in) {
+    pthread_mutex_lock(&slot->lock);
+    bool logged_in = slot->logged_in;
+    if (logged_in) {
+        slot_forget_login(slot); /* first: a failover from here on brings no login along */
+        slot_epoch(slot, slot->epoch + 1);
+    }
+    pthread_mutex_unlock(&slot->lock);
+    if (!logged_in) {
         return session_leave(session, CKR_USER_NOT_LOGGED_IN);
     }
-    pthread_mutex_lock(&slot->lock);
-    slot_forget_login(slot); /* first: a failover from here on brings no login along */
-    slot_epoch(slot, slot->epoch + 1);
-    pthread_mutex_unlock(&slot->lock);
     CK_RV rv = call_begin(&call, slot, WIRE_OP_LOGOUT, session->id, 0);
     if (rv == CKR_OK) {
         rv = call_run(&call);

@@ -49,7 +49,7 @@ struct slot {
     unsigned server; /* index into config->servers */
     uint8_t cookie[64];
     uint32_t cookie_len;
-    _Atomic uint64_t epoch; /* changes under the lock */
+    _Atomic uint64_t epoch; /* written under the lock, compared without it on the hot path */
     enum presence told;
     bool complained; /* since an HSM answered last: one line a trouble */
     /* login */
@@ -89,7 +89,7 @@ enum link_result { LINK_OK, LINK_REFUSED, LINK_LOST };
 enum link_result link_open(struct link *link, const struct config_server *server, uid_t uid, unsigned timeout_ms);
 void link_close(struct link *link);
 /* Sends out[0..out_len), which begins with room for the header; the answer's payload is in[0..header->length).
- * *sent: any byte may have reached the HSM. patience: how many of the configured timeouts all of it may take. */
+ * *sent: any byte may have reached the HSM. */
 enum link_result link_exchange(struct link *link, uint16_t op, uint64_t session, unsigned patience, struct wire_header *header, bool *sent);
 bool link_room(struct link *link, size_t payload);
 
