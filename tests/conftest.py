@@ -97,6 +97,23 @@ def running(*, hsms: int = 2, engine: str = "fast") -> Iterator[Simulator]:
         shutil.rmtree(folder)
 
 
+TOLD = pytest.StashKey[list[str]]()
+
+
+@pytest.fixture
+def tell(request: pytest.FixtureRequest) -> Callable[[str], None]:
+    """Say a line that the summary at the end of the run shows: what a long loop did."""
+    told = request.config.stash.setdefault(TOLD, [])
+    return lambda text: told.append(f"{request.node.name}: {text}")
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    if told := config.stash.get(TOLD, []):
+        terminalreporter.section("what was done")
+        for line in told:
+            terminalreporter.line(line)
+
+
 @pytest.fixture(scope="session")
 def engine() -> str:
     """What the HSMs of the suite compute with: HSMSIM_TEST_ENGINE=softhsm runs it on the reference."""

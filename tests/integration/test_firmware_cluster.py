@@ -9,7 +9,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING
 
 import pytest
-from support.hsm import ADMIN, Client, Cluster, cluster, refused
+from support.hsm import ADMIN, Client, Cluster, cluster, eventually, patiently, refused
 
 from hsmsim.errors import CkrError
 from hsmsim.hsm import messages as m
@@ -33,13 +33,6 @@ def mortal(engine: str) -> Iterator[Cluster]:
     """The same, to be broken."""
     with cluster(hsms=2, engine=engine, check=True) as made:
         yield made
-
-
-def eventually(met: Callable[[], bool], seconds: float = 5) -> None:
-    deadline = time.monotonic() + seconds
-    while not met():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_a_new_key_is_on_both_under_one_handle(two: Cluster) -> None:
@@ -200,6 +193,88 @@ def test_keys_that_a_frozen_second_hsm_never_had_are_not_acknowledged(mortal: Cl
         eventually(lambda: there.find(label="never") == ())
 
 
+REVOCATIONS: dict[str, Callable[[Client, int], object]] = {
+    "unshare": lambda owner, key: owner.call(m.KeyUnshareRequest(key, b"dave")),
+    "destroy": lambda owner, key: owner.destroy(key),
+    "attribute": lambda owner, key: owner.set(key, encrypt=False),
+    "password": lambda owner, _: _as_admin(owner, m.UserPasswordRequest(b"dave", 2, b"another-password")),
+    "user": lambda owner, _: _as_admin(owner, m.UserDeleteRequest(b"dave", 2)),
+}
+
+
+def _dave(two: Cluster) -> Client:
+    """A new user on the second HSM, whoever was called so before."""
+    with two.hsms[1].client() as admin:
+        admin.admin()
+        with suppress(CkrError):
+            admin.call(m.UserDeleteRequest(b"dave", 2))
+        admin.call(m.UserCreateRequest(b"dave", 2, b"dave-password"))
+    client = two.hsms[1].client()
+    client.login("dave", "dave-password")
+    return client
+
+
+def _as_admin(owner: Client, request: object) -> None:
+    owner.logout()
+    owner.admin().call(request)
+
+
+@pytest.fixture
+def thawed(two: Cluster) -> Iterator[Cluster]:
+    """Two HSMs that see each other again when the test is over."""
+    yield two
+    with two.hsms[0].user("alice") as client:
+        client.destroy(patiently(lambda: client.aes(token=True)))
+
+
+@pytest.mark.parametrize("what", REVOCATIONS)
+def test_a_frozen_hsm_serves_nothing_that_was_revoked_meanwhile(thawed: Cluster, what: str) -> None:
+    """The revocation is acknowledged without it, and even a request that waits in its socket then is refused."""
+    frozen = thawed.hsms[1].running
+    with thawed.hsms[0].user("alice") as owner, _dave(thawed) as sharee:
+        key = owner.aes(token=True)
+        owner.call(m.KeyShareRequest(key, b"dave"))
+        assert sharee.encrypt(key, bytes(16))
+        served: list[bytes] = []
+
+        def use() -> None:
+            with suppress(CkrError):
+                served.append(sharee.encrypt(key, bytes(16)))
+
+        frozen.send_signal(signal.SIGSTOP)
+        try:
+            user = threading.Thread(target=use)
+            user.start()
+            began = time.monotonic()
+            REVOCATIONS[what](owner, key)
+            assert time.monotonic() - began < 2.5
+        finally:
+            frozen.send_signal(signal.SIGCONT)
+        user.join(10)
+        assert not user.is_alive()
+        assert served == []
+        for _ in range(50):
+            with pytest.raises(CkrError):
+                sharee.encrypt(key, bytes(16))
+
+
+def test_a_revocation_waits_for_an_hsm_that_stands_still_for_a_moment(thawed: Cluster) -> None:
+    frozen = thawed.hsms[1].running
+    with thawed.hsms[0].user("alice") as owner, _dave(thawed) as sharee:
+        key = owner.aes(token=True)
+        owner.call(m.KeyShareRequest(key, b"dave"))
+        for _ in range(5):
+            frozen.send_signal(signal.SIGSTOP)
+            thaw = threading.Timer(0.2, frozen.send_signal, (signal.SIGCONT,))
+            thaw.start()
+            owner.call(m.KeyUnshareRequest(key, b"dave"))
+            with refused(CKR.KEY_HANDLE_INVALID):
+                sharee.encrypt(key, bytes(16))
+            thaw.join()
+            owner.call(m.KeyShareRequest(key, b"dave"))
+            assert sharee.encrypt(key, bytes(16))
+
+
 def test_kills_of_one_hsm_lose_no_acknowledged_key(mortal: Cluster) -> None:
     """Keys are made on one, the other is killed at random times; what was acknowledged is on both afterwards."""
     made: dict[int, bytes] = {}
@@ -225,23 +300,25 @@ def test_kills_of_one_hsm_lose_no_acknowledged_key(mortal: Cluster) -> None:
         time.sleep(0.5)  # both see each other
 
 
-def test_both_hsms_write_at_a_time(mortal: Cluster) -> None:
+@pytest.mark.parametrize("each", [15, pytest.param(1500, marks=pytest.mark.soak)])
+def test_both_hsms_write_at_a_time(mortal: Cluster, each: int, tell: Callable[[str], None]) -> None:
     made: list[int] = []
 
     def make(hsm: int) -> None:
         with mortal.hsms[hsm].user("alice") as client:
-            made.extend(client.aes(token=True) for _ in range(15))
+            made.extend(client.aes(token=True) for _ in range(each))
 
     threads = [threading.Thread(target=make, args=(number % 2,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(set(made)) == 60
+    assert len(set(made)) == 4 * each
     for hsm in mortal.hsms:
         with hsm.user("alice") as client:
             assert set(client.find()) == set(made)
-        assert hsm.settled().vault_objects == 60
+        assert hsm.settled(600).vault_objects == 4 * each
+    tell(f"{4 * each} keys, half of them by each HSM: all on both")
 
 
 def test_everybody_revokes_at_a_time_and_nobody_waits_for_each_other(mortal: Cluster) -> None:

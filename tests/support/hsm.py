@@ -13,9 +13,10 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 import pytest
+from support.mortal import ARMED
 
 from hsmsim.errors import CkrError
 from hsmsim.hsm import messages as m
@@ -25,7 +26,7 @@ from hsmsim.hsm.cryptoki import CKA, CKF, CKK, CKM, CKO, CKR, CKU
 from hsmsim.hsm.wire import Attr
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
 SOFTHSM = "/usr/lib/softhsm/libsofthsm2.so"
@@ -33,8 +34,12 @@ CLUSTER = "cluster-aaaaaaaaaaa"
 ADMIN = "admin-password"
 USERS = {"alice": "alice-password", "bob": "bob-password", "carol": "carol-password"}
 P256 = bytes.fromhex("06082a8648ce3d030107")
+PROGRAM = ("-m", "hsmsim.hsm")
+MORTAL = (str(ROOT / "tests/support/mortal.py"),)
+"""The same, to die at a step: Hsm.arm(), Hsm.died()."""
 NONE = m.NoneParams()
 Values = dict[CKA, Any]
+Made = TypeVar("Made")
 
 
 def template(values: Values) -> tuple[Attr, ...]:
@@ -64,6 +69,25 @@ def refused(rv: CKR) -> Iterator[None]:
     with pytest.raises(CkrError) as caught:
         yield
     assert CKR(caught.value.rv).name == rv.name
+
+
+def eventually(met: Callable[[], bool], seconds: float = 5) -> None:
+    deadline = time.monotonic() + seconds
+    while not met():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def patiently(make: Callable[[], Made]) -> Made:
+    """Make token keys; an HSM that has just started, or stood still, is not seen by the other one at once."""
+    deadline = time.monotonic() + 10
+    while True:
+        try:
+            return make()
+        except CkrError as error:
+            if error.rv != CKR.FUNCTION_FAILED or time.monotonic() > deadline:
+                raise
+            time.sleep(0.02)
 
 
 class Client:
@@ -180,6 +204,7 @@ class Hsm:
     home: Path
     hsm_id: str
     config: dict[str, Any]
+    program: tuple[str, ...] = PROGRAM
     process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -202,7 +227,7 @@ class Hsm:
     def start(self, *, wait: bool = True) -> Self:
         (self.folder / "config.json").write_text(json.dumps(self.config), encoding="utf-8")
         with (self.folder / "hsm.log").open("ab") as log:
-            command = [sys.executable, "-P", "-m", "hsmsim.hsm", "--config", str(self.folder / "config.json")]
+            command = [sys.executable, "-P", *self.program, "--config", str(self.folder / "config.json")]
             self.process = subprocess.Popen(
                 command, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)}
             )
@@ -238,6 +263,23 @@ class Hsm:
             time.sleep(0.01)
         return info
 
+    def arm(self, step: str) -> None:
+        """Have a mortal HSM die at a step of support.mortal."""
+        beside = self.folder / f"{ARMED}.new"
+        beside.write_text(step, encoding="ascii")
+        beside.rename(self.folder / ARMED)
+
+    def died(self, seconds: float = 20) -> None:
+        """Wait until an armed HSM has died by its step."""
+        process, self.process = self.running, None
+        try:
+            status = process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+            pytest.fail(f"{self.hsm_id} never came to its step\n{self.log}")
+        assert -status in {signal.SIGKILL, signal.SIGXFSZ}, f"{self.hsm_id} ended with {status}\n{self.log}"
+
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         if self.process is None:
             return 0
@@ -261,6 +303,7 @@ class Cluster:
     home: Path
     engine: str = "fast"
     check: bool = False
+    program: tuple[str, ...] = PROGRAM
     hsms: list[Hsm] = field(default_factory=list)
 
     @property
@@ -282,7 +325,7 @@ class Cluster:
             "model": "hsm2m.medium",
             "workers": 0,
         }
-        hsm = Hsm(self.home, hsm_id, config)
+        hsm = Hsm(self.home, hsm_id, config, self.program)
         self.hsms.append(hsm)
         return hsm.start()
 
@@ -295,10 +338,12 @@ class Cluster:
 
 
 @contextmanager
-def cluster(*, hsms: int = 1, engine: str = "fast", check: bool = False) -> Iterator[Cluster]:
+def cluster(
+    *, hsms: int = 1, engine: str = "fast", check: bool = False, program: tuple[str, ...] = PROGRAM
+) -> Iterator[Cluster]:
     """An active cluster, gone at the end."""
     home = Path(tempfile.mkdtemp(prefix="hsmsim-firmware-"))
-    made = Cluster(home, engine, check)
+    made = Cluster(home, engine, check, program)
     try:
         for _ in range(hsms):
             made.add()

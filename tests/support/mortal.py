@@ -1,0 +1,109 @@
+"""The HSM process, but it dies at a named step of its work, as `kill -9` at that moment would have it.
+
+The product has no hook for this: it is the real process, with functions of it wrapped before it starts. A step is
+armed by its name in the file `dies` of the HSM's folder, and strikes the next time that it is reached. `storing` is a
+write of SoftHSM2's cut off by the kernel: "storing:300" ends the process at byte 300 of the file.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+import resource
+import signal
+import sys
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+from hsmsim.cluster import sql
+from hsmsim.cluster.audit import AuditLog
+from hsmsim.cluster.replica import Replica
+from hsmsim.hsm import process
+from hsmsim.hsm.firmware import birth
+from hsmsim.hsm.peers import Links
+from hsmsim.hsm.vault import vault
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ARMED: Final = "dies"
+FIRMWARE, FOLLOWING, VAULT = ("firmware",), ("peer", "poller"), ("vault",)
+"""Threads by the beginning of their names: they answer clients, follow other HSMs, write token objects."""
+
+ANSWER_SECONDS: Final = 0.3
+"""SoftHSM2's objects are written behind the work: so long the client has its answer, for certain."""
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """A moment around the calls of owner.function in some threads; within: the files that it writes are cut."""
+
+    when: Literal["before", "after", "within"]
+    owner: Any
+    function: str
+    threads: tuple[str, ...]
+
+
+STEPS: Final = {
+    "asked to make": Step("before", vault.Vault, "_make", FIRMWARE),
+    "made": Step("after", vault.Vault, "_make", FIRMWARE),
+    "bearing": Step("before", birth, "bear", FIRMWARE),
+    "burying": Step("before", birth, "bury", FIRMWARE),
+    "writing": Step("after", sql, "advance", FIRMWARE),
+    "written": Step("after", AuditLog, "insert", FIRMWARE),
+    "committed": Step("before", Replica, "_commit_to_memory", FIRMWARE),
+    "applied": Step("before", Links, "announce", FIRMWARE),
+    "told": Step("after", Links, "announce", FIRMWARE),
+    "answered": Step("before", vault.Vault, "_settle", VAULT),
+    "storing": Step("within", vault, "put", VAULT),
+    "stored": Step("after", vault, "put", VAULT),
+    "removing": Step("before", vault.Vault, "_remove", VAULT),
+    "removed": Step("after", vault.Vault, "_remove", VAULT),
+    "heard of it": Step("before", Replica, "_commit_to_memory", FOLLOWING),
+    "followed": Step("after", Replica, "_commit_to_memory", FOLLOWING),
+}
+
+
+def install(folder: Path) -> None:
+    """Wrap the functions of STEPS; AttributeError where the product has no such function any more."""
+    for owner, function in {(step.owner, step.function) for step in STEPS.values()}:
+        here = {name: step for name, step in STEPS.items() if (step.owner, step.function) == (owner, function)}
+        setattr(owner, function, _wrapped(getattr(owner, function), here, folder / ARMED))
+
+
+def _wrapped(real: Callable[..., Any], steps: dict[str, Step], armed: Path) -> Callable[..., Any]:
+    @functools.wraps(real)
+    def wrapped(*arguments: Any, **named: Any) -> Any:
+        _reach("before", steps, armed)
+        _reach("within", steps, armed)
+        result = real(*arguments, **named)
+        _reach("after", steps, armed)
+        return result
+
+    return wrapped
+
+
+def _reach(when: str, steps: dict[str, Step], armed: Path) -> None:
+    try:
+        name, _, size = armed.read_text(encoding="ascii").partition(":")
+    except FileNotFoundError:
+        return
+    step = steps.get(name)
+    if step is None or step.when != when or not threading.current_thread().name.startswith(step.threads):
+        return
+    armed.unlink()
+    if step.threads is VAULT:
+        time.sleep(ANSWER_SECONDS)
+    if when == "within":
+        resource.setrlimit(resource.RLIMIT_FSIZE, (int(size), int(size)))
+    else:
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # Python ignores it
+    install(Path(sys.argv[sys.argv.index("--config") + 1]).parent)
+    process.main()
