@@ -41,6 +41,11 @@ def test_8_clients_are_faster_than_with_softhsm2(results: dict[str, signing.Resu
     assert results[kind].rate_ratio(signing.SOFTHSM) > 1
 
 
+def test_an_idle_hsm_is_small(new_simulator: Callable[..., Simulator]) -> None:
+    """Under 80 MiB with 100 keys."""
+    assert fill.run(new_simulator().places, 100, print).resident_mib < 80
+
+
 def test_many_keys(new_simulator: Callable[..., Simulator]) -> None:
     """Find by label under 2 ms, start under 10 s, idle under 250 MiB, with 10,000 keys."""
     cost = fill.run(new_simulator().places, 10_000, print)

@@ -229,7 +229,7 @@ def damage(folder: Path, pattern: str, which: int, keep: float | None) -> None:
 @pytest.mark.parametrize(
     "damages",
     [
-        pytest.param([*TOKEN_DAMAGES, *OTHER_DAMAGES[::3]], id="some"),
+        pytest.param([*TOKEN_DAMAGES, *OTHER_DAMAGES[::4]], id="some"),
         pytest.param([*TOKEN_DAMAGES, *OTHER_DAMAGES], id="all", marks=pytest.mark.soak),
     ],
 )

@@ -6,6 +6,7 @@ both alike; what is gone stays gone; and SoftHSM2 holds the objects of the rows 
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Final
@@ -312,4 +313,36 @@ def test_both_die_before_the_key_of_a_lost_hsm_is_taken_back(two: Cluster) -> No
         hsm.start()
     seen = check_both(two, like, 2)
     check_use(two, tuple(sorted(seen.keys() - set(like))))
+    destroy_all(two)
+
+
+# ---- deaths at the start -----------------------------------------------------------------------------------------
+
+
+def cuts(step: str, sizes: tuple[int, ...]) -> list[ParameterSet]:
+    """One size in the suite, all in the soak. token.object has 320 bytes."""
+    suite, *_ = params = [pytest.param(f"{step}:{size}", id=f"{step}-{size}") for size in sizes]
+    return [suite, *(pytest.param(*one.values, id=one.id, marks=pytest.mark.soak) for one in params[1:])]
+
+
+@pytest.mark.parametrize("step", [*cuts("unlocking a token", (0, 8, 200)), *cuts("opening a token", (100, 0, 8, 319))])
+def test_an_hsm_dies_while_softhsm2_writes_its_token(two: Cluster, step: str) -> None:
+    """SoftHSM2 writes the file at every login, in place; and when it makes the token, which it has to do here again."""
+    hsm = two.hsms[0]
+    with hsm.user("alice") as client:
+        like = patiently(pair(client))
+    hsm.settled()
+    assert hsm.end() == 0
+    if step.startswith("opening"):
+        for folder in ("tokens", "shadow"):
+            shutil.rmtree(hsm.folder / folder)
+    for _ in range(2):
+        hsm.arm(step)
+        hsm.start(wait=False)
+        hsm.died()
+    before = len(hsm.log)
+    hsm.start()
+    assert ("is not readable" if step.startswith("opening") else "its copy is put back") in hsm.log[before:]
+    check_both(two, like, 0)
+    check_use(two, like)
     destroy_all(two)

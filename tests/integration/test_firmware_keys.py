@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import threading
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from support.hsm import P256, Client, Hsm, Values, cluster, mechanism, refused, template
 
 from hsmsim.hsm import messages as m
+from hsmsim.hsm.client import HsmClient
 from hsmsim.hsm.cryptoki import CKA, CKD, CKG, CKK, CKM, CKO, CKR, CKZ
 from hsmsim.hsm.wire import Attr, encode_template
 
@@ -42,6 +44,21 @@ def hsm(engine: str) -> Iterator[Hsm]:
 def alice(hsm: Hsm) -> Iterator[Client]:
     with hsm.user("alice") as client:
         yield client
+
+
+def test_a_pair_whose_session_closes_meanwhile_leaves_no_half(hsm: Hsm) -> None:
+    """The public key is a session object, the private key would stay."""
+    with hsm.user("alice") as client, HsmClient(hsm.socket) as second:
+        assert client.wire.hello is not None
+        second.call(m.HelloRequest(1, 0, b"", b"", client.wire.hello.cookie))
+        client.open(2)
+        before = client.find()
+        closing = threading.Timer(0.1, second.call, (m.CloseSessionsRequest((1,)),))
+        closing.start()
+        with refused(CKR.SESSION_HANDLE_INVALID):
+            client.rsa(bits=4096, public={CKA.TOKEN: False}, token=True)
+        closing.join()
+        assert client.call(m.FindRequest(()), 2).objects == before
 
 
 def brought(client: Client, value: bytes = VALUE, **given: Any) -> int:

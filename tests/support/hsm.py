@@ -292,7 +292,11 @@ class Hsm:
 
     def user(self, name: str, *, profile: int = 0) -> Client:
         client = self.client(profile=profile)
-        client.login(name)
+        try:
+            client.login(name)
+        except (OSError, CkrError):
+            client.wire.close()
+            raise
         return client
 
 

@@ -1,8 +1,8 @@
 """The HSM process, but it dies at a named step of its work, as `kill -9` at that moment would have it.
 
 The product has no hook for this: it is the real process, with functions of it wrapped before it starts. A step is
-armed by its name in the file `dies` of the HSM's folder, and strikes the next time that it is reached. `storing` is a
-write of SoftHSM2's cut off by the kernel: "storing:300" ends the process at byte 300 of the file.
+armed by its name in the file `dies` of the HSM's folder, and strikes the next time that it is reached. A step `within`
+a call is a write of SoftHSM2's cut off by the kernel: "storing:300" ends the process at byte 300 of the file.
 """
 
 from __future__ import annotations
@@ -24,14 +24,14 @@ from hsmsim.cluster.replica import Replica
 from hsmsim.hsm import process
 from hsmsim.hsm.firmware import birth
 from hsmsim.hsm.peers import Links
-from hsmsim.hsm.vault import vault
+from hsmsim.hsm.vault import tokens, vault
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
 ARMED: Final = "dies"
-FIRMWARE, FOLLOWING, VAULT = ("firmware",), ("peer", "poller"), ("vault",)
-"""Threads by the beginning of their names: they answer clients, follow other HSMs, write token objects."""
+FIRMWARE, FOLLOWING, VAULT, MAIN = ("firmware",), ("peer", "poller"), ("vault",), ("MainThread",)
+"""Threads by the beginning of their names: they answer clients, follow other HSMs, write token objects, start."""
 
 ANSWER_SECONDS: Final = 0.3
 """SoftHSM2's objects are written behind the work: so long the client has its answer, for certain."""
@@ -62,6 +62,8 @@ STEPS: Final = {
     "stored": Step("after", vault, "put", VAULT),
     "removing": Step("before", vault.Vault, "_remove", VAULT),
     "removed": Step("after", vault.Vault, "_remove", VAULT),
+    "unlocking a token": Step("within", tokens.Tokens, "_unlock", MAIN),
+    "opening a token": Step("within", tokens.Tokens, "_open", MAIN),
     "heard of it": Step("before", Replica, "_commit_to_memory", FOLLOWING),
     "followed": Step("after", Replica, "_commit_to_memory", FOLLOWING),
 }

@@ -6,13 +6,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
 from hsmsim.cluster.model import ObjectRow, new_key
-from hsmsim.errors import CkrError
+from hsmsim.errors import CkrError, StorageError
 from hsmsim.hsm.cryptoki import CKA, CKK, CKO, CKR
-from hsmsim.hsm.firmware import publics, values
+from hsmsim.hsm.firmware import connections, publics, values
 from hsmsim.hsm.firmware.index import SessionObject
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from hsmsim.cluster.model import Row
     from hsmsim.hsm.engine import Material
@@ -74,25 +74,40 @@ class Birth:
 
 
 def bear(state: State, client: Client, session: int, opcode: str, births: Sequence[Birth]) -> tuple[int, ...]:
-    """Make the objects, token ones in one transaction, and return the handles: two HSMs know a new key by then."""
+    """Make the objects and return the handles: two HSMs know a new token key by then. All of them or none.
+
+    Session objects come first: their session may be closed by now, and they go without a trace where the write fails.
+    """
+    tokens = {at: birth for at, birth in enumerate(births) if birth.token}
     handles: dict[int, int] = {}
-    tokens = [(at, birth) for at, birth in enumerate(births) if birth.token]
-    if tokens:
-        user = client.user
-
-        def build(version: int) -> list[Row]:
-            if user not in state.replica.users:
-                raise CkrError(CKR.USER_NOT_LOGGED_IN, "the user is gone")
-            return [birth.row(client, new_key(version, at)) for at, birth in tokens]
-
-        labels = b", ".join(bytes(birth.attributes.get(CKA.LABEL, b"")) for _, birth in tokens)
-        version = state.replica.write(build, state.entry(client, opcode, 0, labels.decode("utf-8", "replace")[:200]))
-        handles = {at: new_key(version, at) for at, _ in tokens}
-        _replicate(state, client, version, list(handles.values()))
-    for at, birth in enumerate(births):
-        if at not in handles:
-            handles[at] = _bear_session_object(state, client, session, birth)
+    try:
+        for at, birth in enumerate(births):
+            if at not in tokens:
+                handles[at] = _bear_session_object(state, client, session, birth)
+        handles |= _bear_token_objects(state, client, opcode, tokens)
+    except (CkrError, StorageError):
+        with client.lock:
+            connections.drop_objects(state, client, list(handles.values()))
+        raise
     return tuple(handles[at] for at in range(len(births)))
+
+
+def _bear_token_objects(state: State, client: Client, opcode: str, births: Mapping[int, Birth]) -> dict[int, int]:
+    """Handles by the births' numbers; one transaction."""
+    if not births:
+        return {}
+    user = client.user
+
+    def build(version: int) -> list[Row]:
+        if user not in state.replica.users:
+            raise CkrError(CKR.USER_NOT_LOGGED_IN, "the user is gone")
+        return [birth.row(client, new_key(version, at)) for at, birth in births.items()]
+
+    labels = b", ".join(bytes(birth.attributes.get(CKA.LABEL, b"")) for birth in births.values())
+    version = state.replica.write(build, state.entry(client, opcode, 0, labels.decode("utf-8", "replace")[:200]))
+    handles = {at: new_key(version, at) for at in births}
+    _replicate(state, client, version, list(handles.values()))
+    return handles
 
 
 def _bear_session_object(state: State, client: Client, session: int, birth: Birth) -> int:
