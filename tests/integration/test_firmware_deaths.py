@@ -60,9 +60,9 @@ VAULT_STEPS: Final = frozenset({"asked to make", "made"})
 OBJECT_STEPS: Final = ("answered", "stor", "remov")
 FOLLOWING: Final = ("heard of it", "followed")
 NAMES: Final = tuple(CKA(number) for number in ATTRIBUTES)
-OF_ONE_KEY: Final = {
-    *(CKA.UNIQUE_ID, CKA.MODULUS, CKA.EC_POINT, CKA.PUBLIC_KEY_INFO, CKA.CHECK_VALUE),
-}
+OF_ONE_KEY: Final = frozenset(
+    {CKA.UNIQUE_ID, CKA.MODULUS, CKA.EC_POINT, CKA.PUBLIC_KEY_INFO, CKA.CHECK_VALUE},
+)
 """Attributes in which two keys that were made alike differ."""
 SIGNS: Final = {
     CKK.EC: CKM.ECDSA,
