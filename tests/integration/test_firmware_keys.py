@@ -11,11 +11,11 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa, utils
 from cryptography.hazmat.primitives.keywrap import aes_key_unwrap_with_padding, aes_key_wrap_with_padding
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, load_der_public_key
-from support.hsm import P256, Client, Hsm, Values, cluster, mechanism, refused, template
+from support.hsm import P256, USERS, Client, Hsm, Values, cluster, mechanism, refused, template
 
 from hsmsim.hsm import messages as m
 from hsmsim.hsm.client import HsmClient
-from hsmsim.hsm.cryptoki import CKA, CKD, CKG, CKK, CKM, CKO, CKR, CKZ
+from hsmsim.hsm.cryptoki import CKA, CKD, CKG, CKK, CKM, CKO, CKR, CKU, CKZ
 from hsmsim.hsm.wire import Attr, encode_template
 
 if TYPE_CHECKING:
@@ -59,6 +59,25 @@ def test_a_pair_whose_session_closes_meanwhile_leaves_no_half(hsm: Hsm) -> None:
             client.rsa(bits=4096, public={CKA.TOKEN: False}, token=True)
         closing.join()
         assert client.call(m.FindRequest(()), 2).objects == before
+
+
+def test_a_key_is_its_makers_or_nobodys(hsm: Hsm) -> None:
+    """Another user logs in while SoftHSM2 makes the pair; or nobody, when the maker has died."""
+    with hsm.user("alice") as client, HsmClient(hsm.socket) as second:
+        assert client.wire.hello is not None
+        second.call(m.HelloRequest(1, 0, b"", b"", client.wire.hello.cookie))
+        before = hsm.info().keys
+
+        def change_users() -> None:
+            second.call(m.LogoutRequest())
+            second.login("bob", USERS["bob"], CKU.USER)
+
+        changing = threading.Timer(0.1, change_users)
+        changing.start()
+        with refused(CKR.USER_NOT_LOGGED_IN):
+            client.rsa(bits=4096, token=True)
+        changing.join()
+        assert hsm.info().keys == before
 
 
 def brought(client: Client, value: bytes = VALUE, **given: Any) -> int:

@@ -22,13 +22,18 @@ if TYPE_CHECKING:
 COUNT_MAX: Final = 16_666
 
 
-def may_create(state: State, client: Client, session: int, given: Attributes, *, key: bool = True) -> None:
-    """Objects are made by crypto users; token objects in read/write sessions; keys on a cluster that can keep them."""
+def may_create(state: State, client: Client, session: int, given: Attributes, *, key: bool = True) -> int:
+    """Objects are made by crypto users; token objects in read/write sessions; keys on a cluster that can keep them.
+
+    Return the user: the owner, whoever is logged in when the object is there.
+    """
     writable = client.session(session)
-    if not client.crypto_user:
-        raise CkrError(CKR.USER_NOT_LOGGED_IN, "objects are made by a crypto user: log in with user:password")
+    with client.lock:
+        if not client.crypto_user:
+            raise CkrError(CKR.USER_NOT_LOGGED_IN, "objects are made by a crypto user: log in with user:password")
+        owner = client.user
     if given.get(CKA.TOKEN) is not True:
-        return
+        return owner
     if not writable:
         raise CkrError(CKR.SESSION_READ_ONLY, "a token object needs a read/write session")
     state.require_serving()
@@ -40,6 +45,7 @@ def may_create(state: State, client: Client, session: int, given: Attributes, *,
         )
     if state.index.count() >= COUNT_MAX:
         raise CkrError(CKR.DEVICE_MEMORY, f"a cluster holds at most {COUNT_MAX} objects")
+    return owner
 
 
 class Birth:
@@ -56,15 +62,15 @@ class Birth:
         """Whether it is a token object."""
         return self.attributes.get(CKA.TOKEN) is True
 
-    def row(self, client: Client, handle: int) -> ObjectRow:
+    def row(self, partition: int, owner: int, handle: int) -> ObjectRow:
         """The row under this handle."""
         attributes = dict(self.attributes)
         if CKA.UNIQUE_ID in attributes:
             attributes[CKA.UNIQUE_ID] = f"{handle:016x}".encode()
         return ObjectRow(
             handle=handle,
-            partition_id=client.partition,
-            owner_id=client.user,
+            partition_id=partition,
+            owner_id=owner,
             object_class=self.object_class,
             key_type=0 if self.key_type is None else self.key_type,
             private=attributes.get(CKA.PRIVATE) is True,
@@ -73,18 +79,21 @@ class Birth:
         )
 
 
-def bear(state: State, client: Client, session: int, opcode: str, births: Sequence[Birth]) -> tuple[int, ...]:
-    """Make the objects and return the handles: two HSMs know a new token key by then. All of them or none.
+def bear(
+    state: State, client: Client, session: int, owner: int, opcode: str, births: Sequence[Birth]
+) -> tuple[int, ...]:
+    """Make objects that belong to may_create()'s owner, all or none; return the handles.
 
-    Session objects come first: their session may be closed by now, and they go without a trace where the write fails.
+    Two HSMs know a new token key by then. Session objects come first: their session may be closed by now, and they go
+    without a trace where the write fails.
     """
     tokens = {at: birth for at, birth in enumerate(births) if birth.token}
     handles: dict[int, int] = {}
     try:
         for at, birth in enumerate(births):
             if at not in tokens:
-                handles[at] = _bear_session_object(state, client, session, birth)
-        handles |= _bear_token_objects(state, client, opcode, tokens)
+                handles[at] = _bear_session_object(state, client, session, owner, birth)
+        handles |= _bear_token_objects(state, client, owner, opcode, tokens)
     except (CkrError, StorageError):
         with client.lock:
             connections.drop_objects(state, client, list(handles.values()))
@@ -92,16 +101,24 @@ def bear(state: State, client: Client, session: int, opcode: str, births: Sequen
     return tuple(handles[at] for at in range(len(births)))
 
 
-def _bear_token_objects(state: State, client: Client, opcode: str, births: Mapping[int, Birth]) -> dict[int, int]:
+def _require_still(client: Client, owner: int) -> None:
+    """Making a key takes a while: the client may have logged out by now, or be gone."""
+    if client.user != owner:
+        raise CkrError(CKR.USER_NOT_LOGGED_IN, "the user logged out while the object was made")
+
+
+def _bear_token_objects(
+    state: State, client: Client, owner: int, opcode: str, births: Mapping[int, Birth]
+) -> dict[int, int]:
     """Handles by the births' numbers; one transaction."""
     if not births:
         return {}
-    user = client.user
 
     def build(version: int) -> list[Row]:
-        if user not in state.replica.users:
+        _require_still(client, owner)
+        if owner not in state.replica.users:
             raise CkrError(CKR.USER_NOT_LOGGED_IN, "the user is gone")
-        return [birth.row(client, new_key(version, at)) for at, birth in births.items()]
+        return [birth.row(client.partition, owner, new_key(version, at)) for at, birth in births.items()]
 
     labels = b", ".join(bytes(birth.attributes.get(CKA.LABEL, b"")) for birth in births.values())
     version = state.replica.write(build, state.entry(client, opcode, 0, labels.decode("utf-8", "replace")[:200]))
@@ -110,12 +127,13 @@ def _bear_token_objects(state: State, client: Client, opcode: str, births: Mappi
     return handles
 
 
-def _bear_session_object(state: State, client: Client, session: int, birth: Birth) -> int:
+def _bear_session_object(state: State, client: Client, session: int, owner: int, birth: Birth) -> int:
     handle = state.index.new_session_handle()
     with client.lock:
         client.session(session)
+        _require_still(client, owner)
         client.objects[handle] = session
-        state.index.add_session_object(SessionObject(birth.row(client, handle), client.id, session))
+        state.index.add_session_object(SessionObject(birth.row(client.partition, owner, handle), client.id, session))
     return handle
 
 

@@ -79,7 +79,7 @@ def generate_key(state: State, client: Client, request: Request) -> GenerateKeyR
     object_class, key_type_ = templates.class_and_type(given, default_class=CKO.SECRET_KEY, default_type=key_type)
     row = templates.rules(object_class, key_type_, Operation.GENERATE, client.profile)
     templates.check_given(row, given)
-    birth.may_create(state, client, request.session, given)
+    owner = birth.may_create(state, client, request.session, given)
     length = int(given.get(CKA.VALUE_LEN, 0))
     if (key_type is CKK.AES and length not in AES_SIZES) or not 0 < length <= GENERIC_MAX:
         raise CkrError(CKR.KEY_SIZE_RANGE, f"{length} bytes is no size of such a key")
@@ -88,7 +88,7 @@ def generate_key(state: State, client: Client, request: Request) -> GenerateKeyR
     computed |= birth.key_attributes(state, Material(object_class, key_type, material))
     settled = templates.settle(row, given, {name: value for name, value in computed.items() if name in row})
     new = Birth(object_class, key_type, _history(settled), material)
-    return GenerateKeyResponse(birth.bear(state, client, request.session, "GENERATE_KEY", [new])[0])
+    return GenerateKeyResponse(birth.bear(state, client, request.session, owner, "GENERATE_KEY", [new])[0])
 
 
 def _make_pair(state: State, client: Client, key_type: CKK, given: Attributes) -> Made:
@@ -123,7 +123,7 @@ def generate_key_pair(state: State, client: Client, request: Request) -> Generat
         templates.class_and_type(given, default_class=object_class, default_type=key_type)
         row = templates.rules(object_class, key_type, Operation.GENERATE, client.profile)
         templates.check_given(row, given)
-        birth.may_create(state, client, request.session, given)
+        owner = birth.may_create(state, client, request.session, given)
         halves.append((object_class, row, given))
     made = _make_pair(state, client, key_type, halves[0][2])
     births = []
@@ -136,7 +136,7 @@ def generate_key_pair(state: State, client: Client, request: Request) -> Generat
         births.append(
             Birth(object_class, key_type, _history(settled) if object_class is CKO.PRIVATE_KEY else settled, data)
         )
-    public, private = birth.bear(state, client, request.session, "GENERATE_KEY_PAIR", births)
+    public, private = birth.bear(state, client, request.session, owner, "GENERATE_KEY_PAIR", births)
     return GenerateKeyPairResponse(public, private)
 
 
@@ -213,7 +213,7 @@ def unwrap_key(state: State, client: Client, request: Request) -> UnwrapKeyRespo
         raise CkrError(CKR.TEMPLATE_INCONSISTENT, "secret and private keys are unwrapped")
     row = templates.rules(object_class, key_type, Operation.UNWRAP, client.profile)
     templates.check_given(row, given)
-    birth.may_create(state, client, request.session, given)
+    owner = birth.may_create(state, client, request.session, given)
     material = state.engine.unwrap(
         access.material_of(unwrapping.row), message.mechanism, message.wrapped, object_class, key_type
     )
@@ -228,7 +228,7 @@ def unwrap_key(state: State, client: Client, request: Request) -> UnwrapKeyRespo
     computed |= birth.key_attributes(state, Material(object_class, key_type, material))
     settled = templates.settle(row, given, {name: value for name, value in computed.items() if name in row})
     new = Birth(object_class, key_type, settled, material)
-    return UnwrapKeyResponse(birth.bear(state, client, request.session, "UNWRAP_KEY", [new])[0])
+    return UnwrapKeyResponse(birth.bear(state, client, request.session, owner, "UNWRAP_KEY", [new])[0])
 
 
 def derive_key(state: State, client: Client, request: Request) -> DeriveKeyResponse:
@@ -246,7 +246,7 @@ def derive_key(state: State, client: Client, request: Request) -> DeriveKeyRespo
     object_class, key_type = templates.class_and_type(given, default_class=CKO.SECRET_KEY)
     row = templates.rules(object_class, key_type, Operation.DERIVE, client.profile)
     templates.check_given(row, given)
-    birth.may_create(state, client, request.session, given)
+    owner = birth.may_create(state, client, request.session, given)
     if key_type is None:
         raise CkrError(CKR.TEMPLATE_INCOMPLETE, "the template has no CKA_KEY_TYPE")
     salt = _salt(state, client, message.mechanism)
@@ -259,7 +259,7 @@ def derive_key(state: State, client: Client, request: Request) -> DeriveKeyRespo
     for name in (CKA.ALWAYS_SENSITIVE, CKA.NEVER_EXTRACTABLE):
         history[name] = history[name] is True and old.get(name) is True
     new = Birth(object_class, key_type, history, material)
-    return DeriveKeyResponse(birth.bear(state, client, request.session, "DERIVE_KEY", [new])[0])
+    return DeriveKeyResponse(birth.bear(state, client, request.session, owner, "DERIVE_KEY", [new])[0])
 
 
 def _salt(state: State, client: Client, mechanism: Mechanism) -> Material | None:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def create_object(state: State, client: Client, request: Request) -> CreateObjectResponse:
     """C_CreateObject: keys that people bring, certificates, data."""
     given = values.parse(CreateObjectRequest.decode(request.payload).template)
-    birth.may_create(state, client, request.session, given, key=given.get(CKA.CLASS) in rights.KEY_CLASSES)
+    owner = birth.may_create(state, client, request.session, given, key=given.get(CKA.CLASS) in rights.KEY_CLASSES)
     object_class, key_type = templates.class_and_type(given)
     row = templates.rules(object_class, key_type, Operation.CREATE, client.profile)
     templates.check_given(row, given)
@@ -49,7 +49,7 @@ def create_object(state: State, client: Client, request: Request) -> CreateObjec
         computed[CKA.VALUE] = given[CKA.VALUE]
     computed = {name: value for name, value in computed.items() if name in row}
     new = Birth(object_class, key_type, templates.settle(row, given, computed), material)
-    return CreateObjectResponse(birth.bear(state, client, request.session, "CREATE_OBJECT", [new])[0])
+    return CreateObjectResponse(birth.bear(state, client, request.session, owner, "CREATE_OBJECT", [new])[0])
 
 
 def set_attributes(state: State, client: Client, request: Request) -> SetAttributesResponse:
@@ -110,9 +110,9 @@ def copy_object(state: State, client: Client, request: Request) -> CopyObjectRes
     made = old | changes
     if made.get(CKA.TRUSTED) is True:
         made[CKA.TRUSTED] = False  # trust is the admin's to give, to this object anew
-    birth.may_create(state, client, request.session, made, key=found.row.object_class in rights.KEY_CLASSES)
+    owner = birth.may_create(state, client, request.session, made, key=found.row.object_class in rights.KEY_CLASSES)
     new = Birth(CKO(found.row.object_class), access.type_of(found.row), made, found.row.material)
-    return CopyObjectResponse(birth.bear(state, client, request.session, "COPY_OBJECT", [new])[0])
+    return CopyObjectResponse(birth.bear(state, client, request.session, owner, "COPY_OBJECT", [new])[0])
 
 
 def destroy_object(state: State, client: Client, request: Request) -> DestroyObjectResponse:
