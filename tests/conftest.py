@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import subprocess
@@ -50,6 +51,13 @@ class Simulator:
 
     def socket(self, number: int = 0) -> Path:
         return self.places.socket(self.hsm_ids[number])
+
+    def configured(self, folder: Path, **own: object) -> dict[str, str]:
+        """`environment` with a configuration of the module's own: members of its `hsmsim` (transport, timeout_ms)."""
+        content = json.loads(self.ready.module_config.read_text(encoding="utf-8"))
+        path = folder / f"{'-'.join(map(str, own.values()))}.cfg"
+        path.write_text(json.dumps(content | {"hsmsim": content["hsmsim"] | own}), encoding="utf-8")
+        return self.environment | {"HSMSIM_PKCS11_CONFIG": str(path)}
 
     def start(self, number: int) -> None:
         launch.start(self.places, self.hsm_ids[number])

@@ -36,6 +36,13 @@ def _user_file() -> Path:
     "--log-level", type=click.Choice(["error", "warn", "info", "debug", "trace"]), default="warn", show_default=True
 )
 @click.option("--timeout-ms", type=click.IntRange(100, 600_000), default=5000, show_default=True)
+@click.option(
+    "--transport",
+    type=click.Choice(modulecfg.TRANSPORTS),
+    default=modulecfg.TRANSPORTS[0],
+    show_default=True,
+    help="auto: signatures and ciphers go by shared memory where it can be had; socket: never.",
+)
 def configure(
     *,
     system: bool,
@@ -48,6 +55,7 @@ def configure(
     log_file: str,
     log_level: str,
     timeout_ms: int,
+    transport: str,
 ) -> None:
     """Write the PKCS#11 module's configuration.
 
@@ -65,6 +73,7 @@ def configure(
         log_file=log_file,
         log_level=log_level,
         timeout_ms=timeout_ms,
+        transport=transport,
     )
     path = output or (SYSTEM if system else _user_file())
     content = modulecfg.document(places, fleet.only_cluster(), fleet.account, options)

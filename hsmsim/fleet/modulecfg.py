@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from hsmsim.fleet.state import Cluster
 
 PORT = 2223
+TRANSPORTS = ("auto", "socket")  # auto: shared memory where the HSM gives some
 TOKEN = "hsmsim"  # noqa: S105 - a label
 
 
@@ -28,6 +29,7 @@ class Options:
     log_file: str = ""
     log_level: str = "warn"
     timeout_ms: int = 5000
+    transport: str = TRANSPORTS[0]
 
 
 def slot(places: Places, cluster: Cluster, account: str, options: Options) -> dict[str, object]:
@@ -63,6 +65,7 @@ def document(places: Places, cluster: Cluster, account: str, options: Options) -
         "hsmsim": {
             "profile": options.profile,
             "timeout_ms": options.timeout_ms,
+            "transport": options.transport,
         },
     }
 

@@ -82,6 +82,7 @@ class Counts:
     connections: int
     clients: int
     keys: int
+    rings: int
     hot_operations: int
     misses: int
     refused_frames: int
@@ -351,7 +352,7 @@ class Engine:
         """Counters."""
         out = _ffi.new("he_counts *")
         _lib.he_counters(self._engine, out)
-        return Counts(out.connections, out.clients, out.keys, out.hot_operations, out.misses, out.refused_frames)
+        return Counts(*(int(getattr(out, name)) for name in Counts.__slots__))
 
     def _fixed(self, size: int, function: Callable[[Any, Any], int]) -> bytes:
         out = _ffi.new("uint8_t[]", size)

@@ -24,6 +24,7 @@ class Op(IntEnum):
     PING = 0x0002
     TOKEN_INFO = 0x0003
     HSM_INFO = 0x0004
+    RING = 0x0005
     OPEN_SESSIONS = 0x0010
     CLOSE_SESSIONS = 0x0011
     LOGIN = 0x0012
@@ -718,6 +719,50 @@ class HsmInfoResponse:
             vault_pending=reader.u64(),
             pid=reader.u64(),
         )
+        reader.end()
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class RingRequest:
+    """RING request."""
+
+    slots: int
+
+    def encode(self) -> bytes:
+        """Return the payload."""
+        writer = Writer()
+        writer.u32(self.slots)
+        return writer.done()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read a whole payload."""
+        reader = Reader(data)
+        message = cls(slots=reader.u32())
+        reader.end()
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class RingResponse:
+    """RING response."""
+
+    slots: int
+    size: int
+
+    def encode(self) -> bytes:
+        """Return the payload."""
+        writer = Writer()
+        writer.u32(self.slots)
+        writer.u32(self.size)
+        return writer.done()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read a whole payload."""
+        reader = Reader(data)
+        message = cls(slots=reader.u32(), size=reader.u32())
         reader.end()
         return message
 
@@ -2725,6 +2770,7 @@ OPS: dict[int, OpInfo] = {
         OpInfo("PING", 0x0002, Path.HOT, Access.NONE, PingRequest, PingResponse),
         OpInfo("TOKEN_INFO", 0x0003, Path.FIRMWARE, Access.OPEN, TokenInfoRequest, TokenInfoResponse),
         OpInfo("HSM_INFO", 0x0004, Path.FIRMWARE, Access.NONE, HsmInfoRequest, HsmInfoResponse),
+        OpInfo("RING", 0x0005, Path.HOT, Access.OPEN, RingRequest, RingResponse),
         OpInfo("OPEN_SESSIONS", 0x0010, Path.FIRMWARE, Access.OPEN, OpenSessionsRequest, OpenSessionsResponse),
         OpInfo("CLOSE_SESSIONS", 0x0011, Path.FIRMWARE, Access.OPEN, CloseSessionsRequest, CloseSessionsResponse),
         OpInfo("LOGIN", 0x0012, Path.FIRMWARE, Access.OPEN, LoginRequest, LoginResponse),

@@ -170,7 +170,7 @@ uint64_t he_derive(he_engine *engine, const he_material *base, const uint8_t *me
                    const he_material *salt, uint64_t key_type, size_t value_len, uint8_t *out, size_t *len);
 
 typedef struct {
-    uint64_t connections, clients, keys, hot_operations, misses, refused_frames;
+    uint64_t connections, clients, keys, rings, hot_operations, misses, refused_frames;
 } he_counts;
 void he_counters(he_engine *engine, he_counts *out);
 

@@ -6,12 +6,20 @@
 #include "crypto.h"
 
 struct connection;
+struct ring;
+
+/* Where an answer goes: to a connection, if it is still the same one, or into a ring's slot. Neither: an event. */
+struct sink {
+    struct connection *connection;
+    uint32_t generation;
+    struct ring *ring; /* with a reference, once the request is held */
+    uint32_t slot;
+};
 
 struct held {
     struct held *next; /* in the queue */
     uint64_t id;
-    struct connection *connection; /* NULL: the client is gone (an event) */
-    uint32_t generation;
+    struct sink sink;
     struct client *client;
     struct wire_header header;
     bool miss;

@@ -1,7 +1,5 @@
 #include "server.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
@@ -10,64 +8,55 @@
 #include <sys/socket.h>
 #include <sys/stat.h>
 #include <sys/un.h>
-#include <time.h>
 #include <unistd.h>
 
-#include "hot.h"
+#include "connection.h"
+#include "dispatch.h"
 #include "pkcs11.h"
+#include "rings.h"
 
 enum {
     WORKERS_MAX = 64,
     HELD_MAX = 4,
     HOLD_NS = 50000,
-    OUT_LIMIT = 65536, /* answers that may wait before no more requests are taken */
-    READ_SIZE = 8192,
-    OUT_SLACK = 72 * 1024, /* what an answer may need beyond its request: random's 64 KiB, a signature, a tag */
-    KEEP_SIZE = 1 << 20,   /* buffers above this are given back after use */
+    SOCKETS_NS = 100000, /* how long busy rings may keep a worker from the sockets */
+    OUT_LIMIT = 65536,     /* answers that may wait before no more requests are taken */
     LISTENER = 0xFFFFFFFF, /* epoll tags beside the slots */
     STOPPER = 0xFFFFFFFE,
-};
-
-/* A slot is never freed; `generation` tells a connection from the one that had the slot before. */
-struct connection {
-    pthread_mutex_t lock;
-    uint32_t index, generation;
-    int fd; /* -1: free */
-    struct client *client;
-    struct server *server;
-    int32_t pid;
-    uint32_t uid;
-    bool waiting; /* for Python */
-    bool drained; /* the last recv took all there was */
-    uint8_t *in;
-    size_t in_at, in_len, in_cap;
-    uint8_t *out;
-    size_t out_at, out_len, out_cap;
-    uint32_t next_free;
-    bool taken; /* this and the owner are under the server's lock */
-    uint32_t owner;
+    BELL = 0xFFFFFFFD, /* a ring has something; looking is all */
 };
 
 struct worker {
     pthread_t thread;
     struct server *server;
-    struct crypto_worker *crypto;
-    uint8_t *buffer; /* the answer under construction, header first */
-    size_t cap;
+    struct executor executor;
     struct connection *held[HELD_MAX]; /* locked, answered, not sent yet */
     uint32_t held_count;
+    struct ring_watch watch;
+    struct ring_request *taken; /* RING_BATCH of them */
+    bool sleepers[RING_BATCH];  /* whose clients are to be woken */
 };
 
 struct server {
     struct server_parts parts;
     int epoll, listener, stopper;
-    pthread_mutex_t lock; /* free list and counts */
-    struct connection *slots;
-    uint32_t free, open;
+    struct connections connections;
     struct worker workers[WORKERS_MAX];
     uint32_t running;
-    atomic_ullong hot, misses, refused;
+    struct dispatch dispatch;
+    struct rings *rings; /* NULL: none on this machine */
+    atomic_ullong refused;
 };
+
+static uint32_t worker_count(const struct server *server)
+{
+    uint32_t count = server->parts.workers;
+    if (count == 0) {
+        long online = sysconf(_SC_NPROCESSORS_ONLN);
+        count = online < 1 ? 1 : (uint32_t)online;
+    }
+    return count > WORKERS_MAX ? WORKERS_MAX : count;
+}
 
 struct server *server_new(const struct server_parts *parts)
 {
@@ -76,21 +65,18 @@ struct server *server_new(const struct server_parts *parts)
         return NULL;
     }
     server->parts = *parts;
-    uint32_t max = parts->max_connections;
-    server->slots = calloc(max, sizeof *server->slots);
+    server->dispatch = (struct dispatch){.rights = parts->rights, .queue = parts->queue, .reference = parts->reference,
+                                         .serve_until = parts->serve_until, .epoch = parts->epoch};
     server->epoll = epoll_create1(EPOLL_CLOEXEC);
     server->stopper = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     server->listener = -1;
-    if (server->slots == NULL || server->epoll < 0 || server->stopper < 0) {
+    if (server->epoll < 0 || server->stopper < 0 ||
+        !connections_init(&server->connections, parts->rights, parts->queue, server->epoll, parts->max_connections)) {
         return NULL;
     }
-    for (uint32_t i = 0; i < max; i++) {
-        server->slots[i] = (struct connection){.index = i, .fd = -1, .server = server, .next_free = i + 1};
-        pthread_mutex_init(&server->slots[i].lock, NULL);
-    }
-    pthread_mutex_init(&server->lock, NULL);
     struct epoll_event event = {.events = EPOLLIN, .data.u64 = STOPPER};
     epoll_ctl(server->epoll, EPOLL_CTL_ADD, server->stopper, &event);
+    server->rings = rings_new(parts->rights, worker_count(server), server->epoll, BELL);
     return server;
 }
 
@@ -116,351 +102,125 @@ uint64_t server_listen(struct server *server, const char *path)
     return CKR_OK;
 }
 
-/* ---- a connection; its lock is held ----------------------------------------------------------------------------- */
-
-static void drop(struct connection *connection)
-{
-    struct server *server = connection->server;
-    struct client *client = connection->client;
-    close(connection->fd); /* leaves the epoll set with it */
-    connection->fd = -1;
-    connection->generation++;
-    connection->client = NULL;
-    connection->waiting = false;
-    if (connection->in != NULL) {
-        OPENSSL_cleanse(connection->in, connection->in_cap);
-    }
-    if (connection->out != NULL) {
-        OPENSSL_cleanse(connection->out, connection->out_cap);
-    }
-    free(connection->in);
-    free(connection->out);
-    connection->in = connection->out = NULL;
-    connection->in_at = connection->in_len = connection->in_cap = 0;
-    connection->out_at = connection->out_len = connection->out_cap = 0;
-    pthread_mutex_lock(&server->lock);
-    connection->taken = false;
-    connection->next_free = server->free;
-    server->free = connection->index;
-    server->open--;
-    pthread_mutex_unlock(&server->lock);
-    if (client == NULL) {
-        return;
-    }
-    struct held *event = rights_client_left(server->parts.rights, client) ? calloc(1, sizeof *event) : NULL;
-    if (event != NULL) { /* the reference goes with it */
-        event->client = client;
-        event->header.op = HE_OP_CLIENT_GONE;
-        event->connection = NULL;
-        queue_put(server->parts.queue, event);
-    } else {
-        rights_client_release(server->parts.rights, client);
-    }
-}
-
-static void arm(struct connection *connection)
-{
-    bool pending = connection->out_len != 0;
-    bool buffered = connection->in_len != connection->in_at;
-    struct epoll_event event = {.events = EPOLLONESHOT, .data.u64 = (uint64_t)connection->generation << 32 | connection->index};
-    if (!connection->waiting) {
-        /* frames that wait in the buffer are looked at as soon as the socket takes answers */
-        event.events |= pending || (buffered && !connection->drained) ? EPOLLOUT : EPOLLIN;
-    }
-    epoll_ctl(connection->server->epoll, EPOLL_CTL_MOD, connection->fd, &event);
-}
-
-/* false: the connection is broken. */
-static bool flush(struct connection *connection)
-{
-    while (connection->out_at < connection->out_len) {
-        ssize_t sent = send(connection->fd, connection->out + connection->out_at, connection->out_len - connection->out_at,
-                            MSG_NOSIGNAL | MSG_DONTWAIT);
-        if (sent < 0) {
-            return errno == EAGAIN || errno == EINTR;
-        }
-        connection->out_at += (size_t)sent;
-    }
-    if (connection->out_len != 0) {
-        OPENSSL_cleanse(connection->out, connection->out_len); /* a decrypted key, an attribute's value */
-    }
-    if (connection->out_cap > KEEP_SIZE) {
-        free(connection->out);
-        connection->out = NULL;
-        connection->out_cap = 0;
-    }
-    connection->out_at = connection->out_len = 0;
-    return true;
-}
-
-/* Answers wait in the connection's buffer until serve_all sends them: see there. */
-static bool queue_frame(struct connection *connection, const uint8_t *frame, size_t len)
-{
-    if (connection->out_cap - connection->out_len < len) {
-        size_t cap = (connection->out_len + len) * 2;
-        uint8_t *larger = malloc(cap);
-        if (larger == NULL) {
-            return false;
-        }
-        if (connection->out != NULL) {
-            memcpy(larger, connection->out, connection->out_len);
-            OPENSSL_cleanse(connection->out, connection->out_cap);
-            free(connection->out);
-        }
-        connection->out = larger;
-        connection->out_cap = cap;
-    }
-    memcpy(connection->out + connection->out_len, frame, len);
-    connection->out_len += len;
-    return true;
-}
-
-static bool respond(struct connection *connection, const struct wire_header *request, uint64_t rv, uint8_t *frame, size_t payload)
-{
-    const struct wire_header header = {
-        .length = (uint32_t)payload,
-        .op = (uint16_t)(request->op | WIRE_RESPONSE),
-        .seq = request->seq,
-        .word = rv,
-        .epoch = atomic_load(connection->server->parts.epoch),
-    };
-    wire_set_header(frame, &header);
-    return queue_frame(connection, frame, WIRE_HEADER_SIZE + payload);
-}
-
-static bool reserve(struct connection *connection, size_t cap)
-{
-    if (cap <= connection->in_cap) {
-        return true;
-    }
-    uint8_t *larger = malloc(cap);
-    if (larger == NULL) {
-        return false;
-    }
-    if (connection->in != NULL) {
-        memcpy(larger, connection->in, connection->in_len);
-        OPENSSL_cleanse(connection->in, connection->in_cap);
-        free(connection->in);
-    }
-    connection->in = larger;
-    connection->in_cap = cap;
-    return true;
-}
-
-enum progress { NEED_MORE, FRAME, BROKEN };
-
-/* A complete frame at in_at, or why not. */
-static enum progress look(struct connection *connection, struct wire_header *header)
-{
-    size_t buffered = connection->in_len - connection->in_at;
-    if (buffered < WIRE_HEADER_SIZE) {
-        return NEED_MORE;
-    }
-    if (wire_get_header(connection->in + connection->in_at, header) != WIRE_OK) {
-        return BROKEN;
-    }
-    bool large = connection->client != NULL && header->length > WIRE_MAX_FRAME_OPEN &&
-                 rights_large_frames(connection->server->parts.rights, connection->client);
-    if (header->length > (large ? WIRE_MAX_FRAME_USER : WIRE_MAX_FRAME_OPEN)) {
-        return BROKEN;
-    }
-    if (buffered >= WIRE_HEADER_SIZE + (size_t)header->length) {
-        return FRAME;
-    }
-    if (connection->in_at != 0) {
-        memmove(connection->in, connection->in + connection->in_at, buffered);
-        connection->in_len = buffered;
-        connection->in_at = 0;
-    }
-    return reserve(connection, WIRE_HEADER_SIZE + (size_t)header->length) ? NEED_MORE : BROKEN;
-}
-
-static enum progress receive(struct connection *connection)
-{
-    if (connection->in_at == connection->in_len) {
-        connection->in_at = connection->in_len = 0;
-    }
-    if (connection->in_len == connection->in_cap && connection->in_at != 0) {
-        memmove(connection->in, connection->in + connection->in_at, connection->in_len - connection->in_at);
-        connection->in_len -= connection->in_at;
-        connection->in_at = 0;
-    }
-    if (!reserve(connection, READ_SIZE)) {
-        return BROKEN;
-    }
-    size_t room = connection->in_cap - connection->in_len;
-    ssize_t got = recv(connection->fd, connection->in + connection->in_len, room, MSG_DONTWAIT);
-    if (got < 0 && (errno == EAGAIN || errno == EINTR)) {
-        connection->drained = true;
-        return NEED_MORE;
-    }
-    if (got <= 0) {
-        return BROKEN;
-    }
-    connection->drained = (size_t)got < room;
-    connection->in_len += (size_t)got;
-    return FRAME;
-}
-
 /* ---- frames ------------------------------------------------------------------------------------------------------- */
 
-static bool answer_code(struct connection *connection, const struct wire_header *header, uint64_t rv)
+static bool answer_code(struct worker *worker, struct connection *connection, const struct wire_header *header, uint64_t rv)
 {
-    uint8_t frame[WIRE_HEADER_SIZE];
-    return respond(connection, header, rv, frame, 0);
-}
-
-/* Hands a request to Python and parks the connection. */
-static bool ask_firmware(struct connection *connection, const struct wire_header *header, const struct wire_op_info *info,
-                         const uint8_t *payload, bool miss)
-{
-    struct server *server = connection->server;
-    struct held *held = calloc(1, sizeof *held);
-    size_t len = header->length;
-    if (held == NULL || (held->redacted = malloc(len + 1)) == NULL || !secret_alloc(&held->payload, len + 1)) {
-        if (held != NULL) {
-            held_free(held);
-        }
-        return answer_code(connection, header, CKR_DEVICE_MEMORY);
-    }
-    if (len != 0) {
-        memcpy(held->payload.data, payload, len);
-    }
-    held->len = len;
-    if (redact(info->request_fields, held->payload.data, len, held->redacted) != WIRE_OK) {
-        held_free(held);
-        return false;
-    }
-    held->connection = connection;
-    held->generation = connection->generation;
-    held->client = connection->client == NULL ? NULL : rights_client_hold(server->parts.rights, connection->client->id);
-    held->header = *header;
-    held->miss = miss;
-    held->pid = connection->pid;
-    held->uid = connection->uid;
-    connection->waiting = true;
-    queue_put(server->parts.queue, held);
-    return true;
+    size_t len;
+    return dispatch_code(&worker->server->dispatch, &worker->executor, header, rv, &len) &&
+           connection_queue(connection, worker->executor.frame, len);
 }
 
 /* The first frame: a client of its own, or one that is there already. */
-static bool meet(struct connection *connection, const struct wire_header *header, const uint8_t *payload)
+static bool meet(struct worker *worker, struct connection *connection, const struct wire_header *header, const uint8_t *payload)
 {
-    struct rights *rights = connection->server->parts.rights;
+    struct rights *rights = connection->all->rights;
     struct wire_reader reader = wire_reader(payload, header->length);
     struct wire_hello_request hello;
     if (connection->client != NULL || wire_get_hello_request(&reader, &hello) != WIRE_OK) {
         return false;
     }
     connection->client = hello.cookie.len == 0 ? rights_client_add(rights) : rights_client_join(rights, hello.cookie.data, hello.cookie.len);
-    return connection->client != NULL || answer_code(connection, header, CKR_ARGUMENTS_BAD);
+    return connection->client != NULL || answer_code(worker, connection, header, CKR_ARGUMENTS_BAD);
 }
 
-static uint64_t now_ns(void)
+/* The answer and the ring's descriptors in one message: there is nothing before it in the buffer. */
+static bool send_ring(struct worker *worker, struct connection *connection, const struct wire_header *header, uint32_t slots,
+                      const int fds[RING_FDS])
 {
-    struct timespec now;
-    clock_gettime(CLOCK_MONOTONIC, &now);
-    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
-
-static bool lease_over(struct server *server)
-{
-    uint64_t until = atomic_load_explicit(server->parts.serve_until, memory_order_relaxed);
-    if (until == UINT64_MAX) {
+    uint8_t frame[WIRE_HEADER_SIZE + 16];
+    struct wire_writer writer = wire_writer(frame + WIRE_HEADER_SIZE, sizeof frame - WIRE_HEADER_SIZE);
+    const struct wire_ring_response response = {slots, (uint32_t)ring_size(slots)};
+    if (wire_put_ring_response(&writer, &response) != WIRE_OK) {
         return false;
     }
-    return now_ns() > until;
+    size_t len = dispatch_seal(&worker->server->dispatch, header, CKR_OK, frame, writer.len, sizeof frame);
+    union {
+        struct cmsghdr header;
+        uint8_t room[CMSG_SPACE(sizeof(int) * RING_FDS)];
+    } control = {0};
+    struct iovec part = {frame, len};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
+    struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
+    rights->cmsg_level = SOL_SOCKET;
+    rights->cmsg_type = SCM_RIGHTS;
+    rights->cmsg_len = CMSG_LEN(sizeof(int) * RING_FDS);
+    memcpy(CMSG_DATA(rights), fds, sizeof(int) * RING_FDS);
+    return sendmsg(connection->fd, &message, MSG_NOSIGNAL | MSG_DONTWAIT) == (ssize_t)len;
 }
 
-static bool worker_room(struct worker *worker, size_t cap)
+static bool give_ring(struct worker *worker, struct connection *connection, const struct wire_header *header, const uint8_t *payload)
 {
-    if (cap <= worker->cap) {
-        return true;
-    }
-    uint8_t *larger = malloc(cap);
-    if (larger == NULL) {
+    struct server *server = worker->server;
+    struct wire_reader reader = wire_reader(payload, header->length);
+    struct wire_ring_request request;
+    if (connection->client == NULL || connection->ring != NULL || wire_get_ring_request(&reader, &request) != WIRE_OK) {
         return false;
     }
-    if (worker->buffer != NULL) {
-        OPENSSL_cleanse(worker->buffer, worker->cap);
+    uint64_t rv = rights_access(server->parts.rights, connection->client, wire_op_find(WIRE_OP_RING)->access);
+    if (rv == CKR_OK && server->rings == NULL) {
+        rv = CKR_FUNCTION_NOT_SUPPORTED;
     }
-    free(worker->buffer);
-    worker->buffer = larger;
-    worker->cap = cap;
-    return true;
-}
-
-static bool run_hot(struct worker *worker, struct connection *connection, const struct wire_header *header,
-                    const struct wire_op_info *info, const uint8_t *payload)
-{
-    struct server *server = connection->server;
-    bool keyed = hot_keyed(header->op);
-    atomic_fetch_add_explicit(&server->hot, 1, memory_order_relaxed);
-    if (keyed && lease_over(server)) {
-        return answer_code(connection, header, CKR_DEVICE_ERROR);
+    if (rv == CKR_OK) { /* what waits goes first; a client that does not read it gets no ring */
+        rv = connection_flush(connection) && connection->out_len == 0 ? CKR_OK : CKR_DEVICE_MEMORY;
     }
-    if (keyed && server->parts.reference) {
-        return ask_firmware(connection, header, info, payload, true);
+    const struct ring_owner owner = {connection, connection->generation, connection->pid, connection->uid};
+    int fds[RING_FDS];
+    if (rv == CKR_OK) {
+        rv = ring_open(server->rings, &owner, connection->client, request.slots, &connection->ring, fds);
     }
-    if (!worker_room(worker, WIRE_HEADER_SIZE + header->length + OUT_SLACK)) {
-        return answer_code(connection, header, CKR_DEVICE_MEMORY);
+    if (rv != CKR_OK) {
+        return answer_code(worker, connection, header, rv);
     }
-    struct wire_writer out = wire_writer(worker->buffer + WIRE_HEADER_SIZE, worker->cap - WIRE_HEADER_SIZE);
-    bool miss, malformed;
-    uint64_t rv = hot_run(server->parts.rights, worker->crypto, connection->client, header->op, header->word, payload,
-                          header->length, &out, &miss, &malformed);
-    if (miss) {
-        atomic_fetch_add_explicit(&server->misses, 1, memory_order_relaxed);
-        return ask_firmware(connection, header, info, payload, true);
-    }
-    bool fine = !malformed && respond(connection, header, rv, worker->buffer, rv == CKR_OK ? out.len : 0);
-    OPENSSL_cleanse(worker->buffer, WIRE_HEADER_SIZE + out.len);
-    return fine;
+    bool sent = send_ring(worker, connection, header, request.slots, fds);
+    close(fds[0]);
+    return sent;
 }
 
 /* false: the frame is not one that a client of ours sends; the connection ends. */
 static bool handle(struct worker *worker, struct connection *connection, const struct wire_header *header, const uint8_t *payload)
 {
-    struct server *server = connection->server;
-    const struct wire_op_info *info = wire_op_find(header->op);
-    if (info == NULL || header->epoch != 0) {
-        return false;
+    if (header->op == WIRE_OP_RING && header->epoch == 0) {
+        return give_ring(worker, connection, header, payload);
     }
-    if (header->op == WIRE_OP_HELLO && !meet(connection, header, payload)) {
+    if (header->op == WIRE_OP_HELLO && !meet(worker, connection, header, payload)) {
         return false;
     }
     if (header->op == WIRE_OP_HELLO && connection->client == NULL) {
         return true; /* refused, answered */
     }
-    if (info->access != WIRE_ACCESS_NONE) {
-        if (connection->client == NULL) {
-            return false;
-        }
-        uint64_t rv = rights_access(server->parts.rights, connection->client, info->access);
-        if (rv != CKR_OK) {
-            return answer_code(connection, header, rv);
-        }
+    const struct request request = {
+        .sink = {.connection = connection, .generation = connection->generation},
+        .client = connection->client,
+        .pid = connection->pid,
+        .uid = connection->uid,
+        .header = *header,
+        .payload = payload,
+        .room = WIRE_HEADER_SIZE + (size_t)WIRE_MAX_FRAME_USER,
+    };
+    size_t len;
+    switch (dispatch(&worker->server->dispatch, &worker->executor, &request, &len)) {
+    case ANSWERED: return connection_queue(connection, worker->executor.frame, len);
+    case PARKED: connection->waiting = true; return true;
+    case REFUSED: break;
     }
-    if (info->path == WIRE_PATH_HOT) {
-        return run_hot(worker, connection, header, info, payload);
-    }
-    return ask_firmware(connection, header, info, payload, false);
+    return false;
 }
 
 static bool serve_frames(struct worker *worker, struct connection *connection)
 {
-    if (!flush(connection)) {
+    if (!connection_flush(connection)) {
         return false;
     }
     connection->drained = connection->out_len != 0; /* a client that does not read is not read from */
     while (connection->out_len < OUT_LIMIT && !connection->waiting) {
         struct wire_header header;
-        enum progress progress = look(connection, &header);
+        enum progress progress = connection_look(connection, &header);
         if (progress == NEED_MORE) {
             if (connection->drained) {
                 return true; /* what comes meanwhile wakes a worker again */
             }
-            progress = receive(connection);
+            progress = connection_receive(connection);
             if (progress == FRAME) {
                 continue;
             }
@@ -471,7 +231,7 @@ static bool serve_frames(struct worker *worker, struct connection *connection)
         const uint8_t *payload = connection->in + connection->in_at + WIRE_HEADER_SIZE;
         connection->in_at += WIRE_HEADER_SIZE + (size_t)header.length;
         if (!handle(worker, connection, &header, payload)) {
-            atomic_fetch_add(&connection->server->refused, 1);
+            atomic_fetch_add(&worker->server->refused, 1);
             return false;
         }
         OPENSSL_cleanse((uint8_t *)(uintptr_t)payload, header.length); /* what is encrypted here may be a key, too */
@@ -480,25 +240,15 @@ static bool serve_frames(struct worker *worker, struct connection *connection)
     return true;
 }
 
-static void give_back(struct connection *connection)
-{
-    if (connection->in_cap > KEEP_SIZE && connection->in_at == connection->in_len) {
-        OPENSSL_cleanse(connection->in, connection->in_cap);
-        free(connection->in);
-        connection->in = NULL;
-        connection->in_at = connection->in_len = connection->in_cap = 0;
-    }
-}
-
 static void send_held(struct worker *worker)
 {
     for (uint32_t i = 0; i < worker->held_count; i++) {
         struct connection *connection = worker->held[i];
-        if (flush(connection)) {
-            give_back(connection);
-            arm(connection);
+        if (connection_flush(connection)) {
+            connection_give_back(connection);
+            connection_arm(connection);
         } else {
-            drop(connection);
+            connection_drop(connection);
         }
         pthread_mutex_unlock(&connection->lock);
     }
@@ -508,7 +258,7 @@ static void send_held(struct worker *worker)
 /* Takes up what a ready connection has; true: it stays locked, with answers to send. */
 static bool serve(struct worker *worker, uint32_t index, uint32_t generation, uint32_t events)
 {
-    struct connection *connection = &worker->server->slots[index];
+    struct connection *connection = &worker->server->connections.slots[index];
     if (pthread_mutex_trylock(&connection->lock) != 0) {
         send_held(worker); /* nobody waits for a connection while others wait for his */
         pthread_mutex_lock(&connection->lock);
@@ -520,55 +270,10 @@ static bool serve(struct worker *worker, uint32_t index, uint32_t generation, ui
             worker->held[worker->held_count++] = connection;
             return true;
         }
-        drop(connection);
+        connection_drop(connection);
     }
     pthread_mutex_unlock(&connection->lock);
     return false;
-}
-
-/* A user may have as many connections as are left for others, so that none can shut the others out; root and the HSMs' own
- * user have all. The server's lock is held. */
-static bool room_for(const struct server *server, uint32_t uid)
-{
-    uint32_t own = 0;
-    for (uint32_t i = 0; i < server->parts.max_connections; i++) {
-        own += server->slots[i].taken && server->slots[i].owner == uid;
-    }
-    return uid == 0 || uid == geteuid() || own < server->parts.max_connections - server->open;
-}
-
-static bool admit(struct server *server, int fd)
-{
-    struct ucred peer;
-    socklen_t len = sizeof peer;
-    if (getsockopt(fd, SOL_SOCKET, SO_PEERCRED, &peer, &len) != 0) {
-        return false;
-    }
-    pthread_mutex_lock(&server->lock);
-    uint32_t index = server->free;
-    bool room = index < server->parts.max_connections && room_for(server, peer.uid);
-    if (room) {
-        server->slots[index].taken = true;
-        server->slots[index].owner = peer.uid;
-        server->free = server->slots[index].next_free;
-        server->open++;
-    }
-    pthread_mutex_unlock(&server->lock);
-    if (!room) {
-        return false;
-    }
-    struct connection *connection = &server->slots[index];
-    pthread_mutex_lock(&connection->lock);
-    connection->fd = fd;
-    connection->pid = peer.pid;
-    connection->uid = peer.uid;
-    connection->drained = false;
-    struct epoll_event event = {.events = EPOLLIN | EPOLLONESHOT, .data.u64 = (uint64_t)connection->generation << 32 | index};
-    if (epoll_ctl(server->epoll, EPOLL_CTL_ADD, fd, &event) != 0) {
-        drop(connection);
-    }
-    pthread_mutex_unlock(&connection->lock);
-    return true;
 }
 
 static void accept_some(struct server *server)
@@ -578,10 +283,101 @@ static void accept_some(struct server *server)
         if (fd < 0) {
             return;
         }
-        if (!admit(server, fd)) {
+        if (!connection_admit(&server->connections, fd)) {
             close(fd);
         }
     }
+}
+
+/* ---- rings ---------------------------------------------------------------------------------------------------------- */
+
+/* What no client of ours puts in a slot ends its connection, as on the socket. */
+static void expel(struct server *server, struct ring *ring)
+{
+    const struct ring_owner *owner = ring_owner(ring);
+    struct connection *connection = owner->connection;
+    atomic_fetch_add(&server->refused, 1);
+    pthread_mutex_lock(&connection->lock);
+    if (connection->fd >= 0 && connection->generation == owner->generation) {
+        connection_drop(connection);
+    }
+    pthread_mutex_unlock(&connection->lock);
+}
+
+static enum outcome run_taken(struct worker *worker, const struct ring_request *taken, size_t *len)
+{
+    struct server *server = worker->server;
+    const struct ring_owner *owner = ring_owner(taken->ring);
+    const struct request request = {
+        .sink = {.ring = taken->ring, .slot = taken->slot},
+        .client = ring_client(taken->ring),
+        .pid = owner->pid,
+        .uid = owner->uid,
+        .header = taken->header,
+        .payload = taken->payload,
+        .room = RING_FRAME,
+    };
+    if (!taken->sound || rights_kicked(server->parts.rights, request.client)) {
+        return REFUSED;
+    }
+    return dispatch(&server->dispatch, &worker->executor, &request, len);
+}
+
+static void wake_taken(struct worker *worker, uint32_t from, uint32_t to)
+{
+    for (uint32_t i = from; i < to; i++) {
+        if (worker->sleepers[i]) {
+            ring_wake(worker->taken[i].ring, worker->taken[i].slot);
+        }
+        ring_release(worker->taken[i].ring);
+    }
+}
+
+/* One batch. Answers are seen at once by who spins; sleepers are woken together, while the operations are quick: see work. */
+static void serve_rings(struct worker *worker, uint32_t count)
+{
+    uint32_t woken = 0;
+    uint64_t before = ring_now_ns(), held_since = before;
+    for (uint32_t i = 0; i < count; i++) {
+        const struct ring_request *taken = &worker->taken[i];
+        size_t len;
+        worker->sleepers[i] = false;
+        enum outcome outcome = run_taken(worker, taken, &len);
+        if (i + 1 == count) {
+            rings_watch(worker->server->rings, &worker->watch); /* who goes on at once need not ring */
+        }
+        if (outcome == ANSWERED) {
+            worker->sleepers[i] = ring_answer(taken->ring, taken->slot, worker->executor.frame, len);
+        } else if (outcome == REFUSED) {
+            expel(worker->server, taken->ring);
+        }
+        OPENSSL_cleanse((void *)(uintptr_t)taken->payload, taken->sound ? taken->header.length : 0);
+        uint64_t now = ring_now_ns();
+        if (i + 1 == count || now - before > HOLD_NS || now - held_since > 2 * HOLD_NS) {
+            wake_taken(worker, woken, i + 1);
+            woken = i + 1;
+            held_since = now;
+        }
+        before = now;
+    }
+}
+
+/* ---- workers -------------------------------------------------------------------------------------------------------- */
+
+/* The next event, or none in the time that the rings allow. false: stop. */
+static int wait_event(struct worker *worker, bool look_only, struct epoll_event *event)
+{
+    struct server *server = worker->server;
+    struct rings *rings = server->rings;
+    if (look_only || rings == NULL) {
+        return epoll_wait(server->epoll, event, 1, look_only ? 0 : -1);
+    }
+    if (rings_spin(rings, &worker->watch) || !rings_sleep(rings, &worker->watch)) {
+        return 0;
+    }
+    int n = epoll_wait(server->epoll, event, 1, -1);
+    rings_awake(rings);
+    return n;
 }
 
 /* While other requests are ready, answers are held for a moment and sent together: each send wakes a client, who may take
@@ -590,15 +386,30 @@ static void *work(void *argument)
 {
     struct worker *worker = argument;
     struct server *server = worker->server;
-    uint64_t since = 0;
+    uint64_t since = 0, looked = 0;
     for (;;) {
         struct epoll_event event;
-        int n = epoll_wait(server->epoll, &event, 1, worker->held_count == 0 ? -1 : 0);
+        uint32_t taken = server->rings == NULL ? 0 : rings_take(server->rings, &worker->watch, worker->taken);
+        if (taken != 0) {
+            send_held(worker);
+            serve_rings(worker, taken);
+            if (ring_now_ns() - looked < SOCKETS_NS) {
+                continue;
+            }
+        }
+        int n = wait_event(worker, taken != 0 || worker->held_count != 0, &event);
         if (n <= 0) {
+            looked = ring_now_ns();
             send_held(worker);
             continue;
         }
         uint32_t index = (uint32_t)event.data.u64;
+        if (index == BELL) {
+            continue;
+        }
+        if (server->rings != NULL) {
+            rings_unwatch(server->rings, &worker->watch);
+        }
         if (index == STOPPER) {
             send_held(worker);
             return NULL;
@@ -607,7 +418,7 @@ static void *work(void *argument)
             send_held(worker);
             accept_some(server);
         } else if (serve(worker, index, (uint32_t)(event.data.u64 >> 32), event.events)) {
-            uint64_t now = now_ns();
+            uint64_t now = ring_now_ns();
             since = worker->held_count == 1 ? now : since;
             if (worker->held_count == HELD_MAX || now - since > HOLD_NS) {
                 send_held(worker);
@@ -618,17 +429,12 @@ static void *work(void *argument)
 
 uint64_t server_run(struct server *server)
 {
-    uint32_t count = server->parts.workers;
-    if (count == 0) {
-        long online = sysconf(_SC_NPROCESSORS_ONLN);
-        count = online < 1 ? 1 : (uint32_t)online;
-    }
-    count = count > WORKERS_MAX ? WORKERS_MAX : count;
+    uint32_t count = worker_count(server);
     for (uint32_t i = 0; i < count; i++) {
         struct worker *worker = &server->workers[i];
         worker->server = server;
-        worker->crypto = crypto_worker_new();
-        if (worker->crypto == NULL || pthread_create(&worker->thread, NULL, work, worker) != 0) {
+        worker->taken = calloc(RING_BATCH, sizeof *worker->taken);
+        if (worker->taken == NULL || !executor_init(&worker->executor) || pthread_create(&worker->thread, NULL, work, worker) != 0) {
             return CKR_HOST_MEMORY;
         }
         server->running++;
@@ -650,11 +456,11 @@ void server_stop(struct server *server)
         close(server->listener);
         server->listener = -1;
     }
-    for (uint32_t i = 0; i < server->parts.max_connections; i++) {
-        struct connection *connection = &server->slots[i];
+    for (uint32_t i = 0; i < server->connections.max; i++) {
+        struct connection *connection = &server->connections.slots[i];
         pthread_mutex_lock(&connection->lock);
         if (connection->fd >= 0) {
-            drop(connection);
+            connection_drop(connection);
         }
         pthread_mutex_unlock(&connection->lock);
     }
@@ -662,9 +468,9 @@ void server_stop(struct server *server)
 
 /* ---- answers from Python ----------------------------------------------------------------------------------------------- */
 
-static bool still_there(const struct held *held)
+static bool still_there(const struct sink *sink)
 {
-    return held->connection != NULL && held->connection->fd >= 0 && held->connection->generation == held->generation;
+    return sink->connection != NULL && sink->connection->fd >= 0 && sink->connection->generation == sink->generation;
 }
 
 static void finish(struct server *server, struct held *held)
@@ -672,28 +478,45 @@ static void finish(struct server *server, struct held *held)
     if (held->client != NULL) {
         rights_client_release(server->parts.rights, held->client);
     }
+    if (held->sink.ring != NULL) {
+        ring_release(held->sink.ring);
+    }
     held_free(held);
+}
+
+static void deliver(const struct sink *sink, const uint8_t *frame, size_t len)
+{
+    if (sink->ring != NULL) {
+        if (ring_answer(sink->ring, sink->slot, frame, len)) {
+            ring_wake(sink->ring, sink->slot);
+        }
+        return;
+    }
+    struct connection *connection = sink->connection;
+    pthread_mutex_lock(&connection->lock);
+    if (still_there(sink)) {
+        connection->waiting = false;
+        if (connection_queue(connection, frame, len) && connection_flush(connection)) {
+            connection->drained = false; /* look again: more frames may be buffered */
+            connection_arm(connection);
+        } else {
+            connection_drop(connection);
+        }
+    }
+    pthread_mutex_unlock(&connection->lock);
 }
 
 void server_answer(struct server *server, struct held *held, uint64_t rv, const uint8_t *payload, size_t len)
 {
-    struct connection *connection = held->connection;
-    uint8_t *frame = connection == NULL ? NULL : malloc(WIRE_HEADER_SIZE + len);
+    const struct sink *sink = &held->sink;
+    bool event = sink->ring == NULL && sink->connection == NULL;
+    uint8_t *frame = event ? NULL : malloc(WIRE_HEADER_SIZE + len);
     if (frame != NULL) {
         if (len != 0) {
             memcpy(frame + WIRE_HEADER_SIZE, payload, len);
         }
-        pthread_mutex_lock(&connection->lock);
-        if (still_there(held)) {
-            connection->waiting = false;
-            if (respond(connection, &held->header, rv, frame, len) && flush(connection)) {
-                connection->drained = false; /* look again: more frames may be buffered */
-                arm(connection);
-            } else {
-                drop(connection);
-            }
-        }
-        pthread_mutex_unlock(&connection->lock);
+        size_t room = sink->ring != NULL ? RING_FRAME : WIRE_HEADER_SIZE + len;
+        deliver(sink, frame, dispatch_seal(&server->dispatch, &held->header, rv, frame, len, room));
         OPENSSL_cleanse(frame, WIRE_HEADER_SIZE + len);
         free(frame);
     }
@@ -702,37 +525,26 @@ void server_answer(struct server *server, struct held *held, uint64_t rv, const 
 
 void server_retry(struct server *server, struct held *held)
 {
-    struct crypto_worker *crypto = crypto_worker_new();
-    size_t cap = held->len + OUT_SLACK;
-    uint8_t *buffer = crypto == NULL || held->client == NULL ? NULL : malloc(cap);
-    if (buffer == NULL) {
-        crypto_worker_free(crypto);
-        server_answer(server, held, CKR_DEVICE_MEMORY, NULL, 0);
-        return;
-    }
-    struct wire_writer out = wire_writer(buffer, cap);
-    bool miss, malformed;
-    uint64_t rv = lease_over(server) ? CKR_DEVICE_ERROR
-                                     : hot_run(server->parts.rights, crypto, held->client, held->header.op, held->header.word,
-                                               held->payload.data, held->len, &out, &miss, &malformed);
-    if (rv == CKR_OK && miss) { /* evicted or dropped since: the firmware decides again */
+    struct executor executor;
+    size_t len = 0;
+    bool miss = false;
+    uint64_t rv = executor_init(&executor) ? dispatch_again(&server->dispatch, &executor, held, &len, &miss) : CKR_DEVICE_MEMORY;
+    if (miss) { /* evicted or dropped since: the firmware decides again */
         queue_put(server->parts.queue, held);
     } else {
-        server_answer(server, held, rv, buffer, rv == CKR_OK ? out.len : 0);
+        server_answer(server, held, rv, len == 0 ? NULL : executor.frame + WIRE_HEADER_SIZE, len);
     }
-    crypto_worker_free(crypto);
-    OPENSSL_cleanse(buffer, cap);
-    free(buffer);
+    executor_free(&executor);
 }
 
 void server_kick(struct server *server, uint64_t client)
 {
     rights_client_kick(server->parts.rights, client);
-    for (uint32_t i = 0; i < server->parts.max_connections; i++) {
-        struct connection *connection = &server->slots[i];
+    for (uint32_t i = 0; i < server->connections.max; i++) {
+        struct connection *connection = &server->connections.slots[i];
         pthread_mutex_lock(&connection->lock);
         if (connection->fd >= 0 && connection->client != NULL && connection->client->id == client) {
-            drop(connection);
+            connection_drop(connection);
         }
         pthread_mutex_unlock(&connection->lock);
     }
@@ -740,10 +552,11 @@ void server_kick(struct server *server, uint64_t client)
 
 void server_counts(struct server *server, he_counts *out)
 {
-    pthread_mutex_lock(&server->lock);
-    out->connections = server->open;
-    pthread_mutex_unlock(&server->lock);
-    out->hot_operations = atomic_load(&server->hot);
-    out->misses = atomic_load(&server->misses);
+    pthread_mutex_lock(&server->connections.lock);
+    out->connections = server->connections.open;
+    pthread_mutex_unlock(&server->connections.lock);
+    out->rings = server->rings == NULL ? 0 : rings_count(server->rings);
+    out->hot_operations = atomic_load(&server->dispatch.hot);
+    out->misses = atomic_load(&server->dispatch.misses);
     out->refused_frames = atomic_load(&server->refused);
 }

@@ -30,6 +30,7 @@ struct config {
     struct config_slot slots[CONFIG_SLOTS];
     unsigned slot_count;
     bool cloudhsm;
+    bool socket_only; /* no shared memory */
     unsigned timeout_ms;
     enum config_log log_type;
     int log_level;

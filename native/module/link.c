@@ -83,6 +83,7 @@ enum link_result link_open(struct link *link, const struct config_server *server
 
 void link_close(struct link *link)
 {
+    link_ring_close(link);
     if (link->fd >= 0) {
         close(link->fd);
         link->fd = -1;
@@ -179,23 +180,57 @@ static bool receive(struct link *link, size_t *have, size_t want, int64_t deadli
     return true;
 }
 
-enum link_result link_exchange(struct link *link, uint16_t op, uint64_t session, unsigned patience, struct wire_header *header, bool *sent)
+static bool answers(const struct wire_header *header, const struct wire_header *request)
 {
-    const struct wire_header request = {
-        .length = (uint32_t)(link->out_len - WIRE_HEADER_SIZE), .op = op, .seq = ++link->seq, .word = session};
+    bool ours = header->op == (request->op | WIRE_RESPONSE) && header->seq == request->seq && header->length <= WIRE_MAX_FRAME_USER;
+    if (!ours) {
+        log_line(LEVEL_ERROR, "the HSM's answer to operation 0x%x does not fit its question", request->op);
+    }
+    return ours;
+}
+
+static enum link_result socket_exchange(struct link *link, const struct wire_header *request, unsigned patience, struct wire_header *header,
+                                        bool *sent)
+{
     /* of the whole exchange: an HSM that sends a byte now and then does not hold its caller */
     int64_t deadline = now_ms() + (int64_t)patience * module_config()->timeout_ms;
     size_t have = 0;
-    wire_set_header(link->out, &request);
-    if (!grow(&link->in, &link->in_cap, 8192, 0) || !send_all(link, deadline, sent) || !receive(link, &have, WIRE_HEADER_SIZE, deadline) ||
-        wire_get_header(link->in, header) != WIRE_OK) {
+    wire_set_header(link->out, request);
+    if (!send_all(link, deadline, sent) || !receive(link, &have, WIRE_HEADER_SIZE, deadline) ||
+        wire_get_header(link->in, header) != WIRE_OK || !answers(header, request)) {
         return LINK_LOST;
     }
-    bool ours = header->op == (op | WIRE_RESPONSE) && header->seq == link->seq && header->length <= WIRE_MAX_FRAME_USER;
     size_t whole = WIRE_HEADER_SIZE + (size_t)header->length;
-    if (!ours || !grow(&link->in, &link->in_cap, whole, have) || !receive(link, &have, whole, deadline) || have != whole) {
-        log_line(LEVEL_ERROR, "the HSM's answer to operation 0x%x does not fit its question", op);
+    if (!grow(&link->in, &link->in_cap, whole, have) || !receive(link, &have, whole, deadline)) {
+        return LINK_LOST;
+    }
+    if (have != whole) {
+        log_line(LEVEL_ERROR, "the HSM's answer to operation 0x%x is longer than it says", request->op);
         return LINK_LOST;
     }
     return LINK_OK;
+}
+
+static bool by_ring(const struct link *link, const struct wire_header *request)
+{
+    return link->ring.segment != NULL && op_hot(request->op) && request->length + RING_SLACK <= RING_FRAME - WIRE_HEADER_SIZE;
+}
+
+enum link_result link_exchange(struct link *link, uint16_t op, uint64_t session, unsigned patience, struct wire_header *header, bool *sent)
+{
+    if (!grow(&link->in, &link->in_cap, RING_FRAME, 0)) {
+        return LINK_LOST;
+    }
+    if (op_hot(op) && !link->ring.asked && link_ring_open(link) != LINK_OK) {
+        return LINK_LOST;
+    }
+    const struct wire_header request = {
+        .length = (uint32_t)(link->out_len - WIRE_HEADER_SIZE), .op = op, .seq = ++link->seq, .word = session};
+    if (by_ring(link, &request)) {
+        enum link_result result = link_ring_exchange(link, &request, patience, header, sent);
+        if (result != LINK_REFUSED) {
+            return result == LINK_OK && answers(header, &request) ? LINK_OK : LINK_LOST;
+        }
+    }
+    return socket_exchange(link, &request, patience, header, sent);
 }

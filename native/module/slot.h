@@ -5,6 +5,7 @@
 #include <stdatomic.h>
 
 #include "module.h"
+#include "ring.h"
 
 enum { PIN_USER = 64, PIN_PASSWORD = 256, TICKET_MAX = 256 };
 
@@ -16,9 +17,20 @@ struct credentials {
     uint8_t user[PIN_USER], password[PIN_PASSWORD], ticket[TICKET_MAX];
 };
 
+/* Shared memory beside a link's socket; wire/ring.h has the protocol. One slot is enough: no two threads share a link. */
+struct link_ring {
+    bool asked;                   /* on this connection */
+    struct ring_segment *segment; /* NULL: there is none, the socket takes everything */
+    const struct ring_sign *sign;
+    int bell;
+    struct ring_spin spin;
+};
+
 struct link {
     struct slot *slot;
     int fd;
+    bool busy; /* a thread's, from call_begin to call_end; under the slot's lock */
+    struct link_ring ring;
     unsigned generation; /* of the slot's client that it joined */
     uint64_t seq;
     uint8_t *out; /* header and payload */
@@ -47,6 +59,7 @@ struct slot {
     bool established;
     unsigned generation;
     unsigned server; /* index into config->servers */
+    atomic_bool ringless; /* an HSM ended the connection on which a ring was asked for: an older one */
     uint8_t cookie[64];
     uint32_t cookie_len;
     _Atomic uint64_t epoch; /* written under the lock, compared without it on the hot path */
@@ -92,5 +105,21 @@ void link_close(struct link *link);
  * *sent: any byte may have reached the HSM. */
 enum link_result link_exchange(struct link *link, uint16_t op, uint64_t session, unsigned patience, struct wire_header *header, bool *sent);
 bool link_room(struct link *link, size_t payload);
+
+/* Engine threads answer these; nothing else goes by the ring. */
+static inline bool op_hot(uint16_t op)
+{
+    return (op & 0x0F00) == 0x0100;
+}
+
+/* link_ring.c. open: once, on a connected link with nothing under way. Without shared memory (an HSM that has none to give,
+ * a limit, a filter) LINK_OK all the same; LINK_LOST: the connection is of no more use. */
+enum link_result link_ring_open(struct link *link);
+void link_ring_close(struct link *link);
+/* In a forked child, which never had the memory. */
+void link_ring_forget(struct link *link);
+/* As link_exchange, with the whole answer at link->in. LINK_REFUSED: the socket is to take this one. */
+enum link_result link_ring_exchange(struct link *link, const struct wire_header *request, unsigned patience, struct wire_header *header,
+                                    bool *sent);
 
 #endif

@@ -40,7 +40,7 @@ static struct slot *slot_new(const struct config_slot *config, CK_SLOT_ID id)
     pthread_mutex_init(&slot->lock, NULL);
     pthread_cond_init(&slot->link_free, NULL);
     for (unsigned i = 0; i < SLOT_LINKS; i++) {
-        slot->links[i] = (struct link){.slot = slot, .fd = -1, .next = slot->idle};
+        slot->links[i] = (struct link){.slot = slot, .fd = -1, .ring.bell = -1, .next = slot->idle};
         slot->idle = &slot->links[i];
     }
     return slot;
@@ -57,9 +57,19 @@ CK_RV slots_make(const struct config *config)
     return CKR_OK;
 }
 
-static void wipe_link(struct link *link)
+/* A busy link's memory stays under the thread that waits on it; the closed socket ends its wait. */
+static void wipe_link(struct link *link, bool forked)
 {
-    link_close(link);
+    if (forked) {
+        link_ring_forget(link);
+        link->busy = false;
+    }
+    if (link->busy) {
+        close(link->fd);
+        link->fd = -1;
+    } else {
+        link_close(link);
+    }
     if (link->out != NULL) {
         OPENSSL_cleanse(link->out, link->out_cap);
     }
@@ -76,7 +86,7 @@ void slots_close(bool wipe_only)
     for (unsigned i = 0; i < slots.count; i++) {
         struct slot *slot = slots.all[i];
         for (unsigned j = 0; j < SLOT_LINKS; j++) {
-            wipe_link(&slot->links[j]);
+            wipe_link(&slot->links[j], wipe_only);
         }
         if (!wipe_only) {
             OPENSSL_cleanse(slot->credentials, sizeof *slot->credentials);

@@ -25,11 +25,6 @@ static bool repeatable(uint16_t op)
     return true;
 }
 
-static bool hot(uint16_t op)
-{
-    return (op & 0x0F00) == 0x0100;
-}
-
 /* ---- establishing; the slot's lock is held ---------------------------------------------------------------------------- */
 
 /* One request on a link that no caller has yet. The payload is in link->out after the header. */
@@ -270,6 +265,7 @@ CK_RV call_begin(struct call *call, struct slot *slot, uint16_t op, uint64_t ses
     }
     struct link *link = slot->idle;
     slot->idle = link->next;
+    link->busy = true;
     pthread_mutex_unlock(&slot->lock);
     call->link = link;
     if (!link_room(link, room)) {
@@ -323,7 +319,7 @@ CK_RV call_run(struct call *call)
     struct link *link = call->link;
     struct slot *slot = call->slot;
     size_t len = call->request.len;
-    unsigned patience = hot(call->op) ? 1 : SLOW_PATIENCE;
+    unsigned patience = op_hot(call->op) ? 1 : SLOW_PATIENCE;
     for (unsigned attempt = 0; attempt <= slot->config->server_count; attempt++) {
         CKR_TRY(ready_with_request(link, len));
         struct wire_header header;
@@ -362,6 +358,7 @@ void call_end(struct call *call, bool secret)
         OPENSSL_cleanse(link->in, link->in_cap);
     }
     pthread_mutex_lock(&slot->lock);
+    link->busy = false;
     link->next = slot->idle;
     slot->idle = link;
     pthread_cond_signal(&slot->link_free);

@@ -348,6 +348,42 @@ enum wire_result wire_put_hsm_info_response(struct wire_writer *writer, const st
     return result;
 }
 
+enum wire_result wire_get_ring_request(struct wire_reader *reader, struct wire_ring_request *out)
+{
+    WIRE_TRY(wire_get_u32(reader, &out->slots));
+    return wire_get_end(reader);
+}
+
+enum wire_result wire_put_ring_request(struct wire_writer *writer, const struct wire_ring_request *in)
+{
+    size_t start = writer->len;
+    enum wire_result result = WIRE_OK;
+    (void)((result = wire_put_u32(writer, in->slots)) == WIRE_OK);
+    if (result != WIRE_OK) {
+        writer->len = start;
+    }
+    return result;
+}
+
+enum wire_result wire_get_ring_response(struct wire_reader *reader, struct wire_ring_response *out)
+{
+    WIRE_TRY(wire_get_u32(reader, &out->slots));
+    WIRE_TRY(wire_get_u32(reader, &out->size));
+    return wire_get_end(reader);
+}
+
+enum wire_result wire_put_ring_response(struct wire_writer *writer, const struct wire_ring_response *in)
+{
+    size_t start = writer->len;
+    enum wire_result result = WIRE_OK;
+    (void)((result = wire_put_u32(writer, in->slots)) == WIRE_OK &&
+        (result = wire_put_u32(writer, in->size)) == WIRE_OK);
+    if (result != WIRE_OK) {
+        writer->len = start;
+    }
+    return result;
+}
+
 enum wire_result wire_get_open_sessions_request(struct wire_reader *reader, struct wire_open_sessions_request *out)
 {
     WIRE_TRY(wire_get_list(reader, &out->ids));
@@ -2000,6 +2036,8 @@ static const uint8_t token_info_request_fields[] = {WIRE_FIELD_END};
 static const uint8_t token_info_response_fields[] = {WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U8, WIRE_FIELD_U8, WIRE_FIELD_U8, WIRE_FIELD_U8, WIRE_FIELD_BYTES, WIRE_FIELD_END};
 static const uint8_t hsm_info_request_fields[] = {WIRE_FIELD_END};
 static const uint8_t hsm_info_response_fields[] = {WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_END};
+static const uint8_t ring_request_fields[] = {WIRE_FIELD_U32, WIRE_FIELD_END};
+static const uint8_t ring_response_fields[] = {WIRE_FIELD_U32, WIRE_FIELD_U32, WIRE_FIELD_END};
 static const uint8_t open_sessions_request_fields[] = {WIRE_FIELD_HANDLES, WIRE_FIELD_TYPES, WIRE_FIELD_END};
 static const uint8_t open_sessions_response_fields[] = {WIRE_FIELD_END};
 static const uint8_t close_sessions_request_fields[] = {WIRE_FIELD_HANDLES, WIRE_FIELD_END};
@@ -2102,6 +2140,8 @@ const struct wire_op_info wire_ops[] = {
      token_info_request_fields, token_info_response_fields},
     {WIRE_OP_HSM_INFO, "HSM_INFO", WIRE_PATH_FIRMWARE, WIRE_ACCESS_NONE,
      hsm_info_request_fields, hsm_info_response_fields},
+    {WIRE_OP_RING, "RING", WIRE_PATH_HOT, WIRE_ACCESS_OPEN,
+     ring_request_fields, ring_response_fields},
     {WIRE_OP_OPEN_SESSIONS, "OPEN_SESSIONS", WIRE_PATH_FIRMWARE, WIRE_ACCESS_OPEN,
      open_sessions_request_fields, open_sessions_response_fields},
     {WIRE_OP_CLOSE_SESSIONS, "CLOSE_SESSIONS", WIRE_PATH_FIRMWARE, WIRE_ACCESS_OPEN,

@@ -118,6 +118,7 @@ enum wire_op {
     WIRE_OP_PING = 0x0002,
     WIRE_OP_TOKEN_INFO = 0x0003,
     WIRE_OP_HSM_INFO = 0x0004,
+    WIRE_OP_RING = 0x0005,
     WIRE_OP_OPEN_SESSIONS = 0x0010,
     WIRE_OP_CLOSE_SESSIONS = 0x0011,
     WIRE_OP_LOGIN = 0x0012,
@@ -228,6 +229,13 @@ struct wire_hsm_info_response {
     uint64_t vault_objects;
     uint64_t vault_pending;
     uint64_t pid;
+};
+struct wire_ring_request {
+    uint32_t slots;
+};
+struct wire_ring_response {
+    uint32_t slots;
+    uint32_t size;
 };
 struct wire_open_sessions_request {
     struct wire_list ids;
@@ -593,6 +601,10 @@ WIRE_MUST enum wire_result wire_put_hsm_info_request(struct wire_writer *writer,
 WIRE_MUST enum wire_result wire_get_hsm_info_response(struct wire_reader *reader, struct wire_hsm_info_response *out);
 WIRE_MUST enum wire_result wire_put_hsm_info_response(struct wire_writer *writer,
                                                       const struct wire_hsm_info_response *in);
+WIRE_MUST enum wire_result wire_get_ring_request(struct wire_reader *reader, struct wire_ring_request *out);
+WIRE_MUST enum wire_result wire_put_ring_request(struct wire_writer *writer, const struct wire_ring_request *in);
+WIRE_MUST enum wire_result wire_get_ring_response(struct wire_reader *reader, struct wire_ring_response *out);
+WIRE_MUST enum wire_result wire_put_ring_response(struct wire_writer *writer, const struct wire_ring_response *in);
 WIRE_MUST enum wire_result wire_get_open_sessions_request(struct wire_reader *reader,
                                                           struct wire_open_sessions_request *out);
 WIRE_MUST enum wire_result wire_put_open_sessions_request(struct wire_writer *writer,

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from support.p11 import Module, Session, refused, structure
 
+from hsmsim.fleet import modulecfg
 from hsmsim.hsm.cryptoki import CKA, CKK, CKM, CKO, CKR
 
 if TYPE_CHECKING:
@@ -44,9 +45,12 @@ AES = bytes(range(32))
 LENGTHS = (0, 1, 15, 16, 17, 1000, 61440, 61457, 200_000)
 
 
-@pytest.fixture(scope="module")
-def module(simulator: Simulator) -> Iterator[Module]:
-    with Module(simulator.environment) as one:
+@pytest.fixture(scope="module", params=modulecfg.TRANSPORTS)
+def module(
+    request: pytest.FixtureRequest, simulator: Simulator, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Module]:
+    folder = tmp_path_factory.mktemp("transport")
+    with Module(simulator.configured(folder, transport=request.param)) as one:
         yield one
 
 

@@ -263,6 +263,11 @@ class Session:
 
     # ---- operations
 
+    def random(self, length: int) -> bytes:
+        buffer = ctypes.create_string_buffer(length)
+        self.call("C_GenerateRandom", buffer, length)
+        return buffer.raw
+
     @staticmethod
     def mechanism(kind: int, parameter: bytes | None) -> tuple[Mechanism, Any]:
         buffer = None if parameter is None else ctypes.create_string_buffer(parameter, len(parameter))

@@ -184,5 +184,5 @@ def test_the_module_is_told_every_server_and_no_secret(places: Places) -> None:
             }
         ],
         "logging": {"log_type": "term", "log_level": "warn"},
-        "hsmsim": {"profile": "cloudhsm", "timeout_ms": 5000},
+        "hsmsim": {"profile": "cloudhsm", "timeout_ms": 5000, "transport": "auto"},
     }

@@ -1,0 +1,64 @@
+/* Connections: descriptors, buffers, whole frames in and out. A connection's lock is held by whoever calls a function here
+ * with it; it belongs to one thread at a time (EPOLLONESHOT) until it is armed again. */
+#ifndef HSMSIM_CONNECTION_H
+#define HSMSIM_CONNECTION_H
+
+#include <pthread.h>
+
+#include "queue.h"
+#include "rights.h"
+#include "rings.h"
+
+struct connections {
+    struct rights *rights;
+    struct queue *queue;
+    int epoll;
+    struct connection *slots;
+    uint32_t max;
+    pthread_mutex_t lock; /* free list and counts; taken inside a connection's */
+    uint32_t free, open;
+};
+
+/* A slot is never freed; `generation` tells a connection from the one that had the slot before. */
+struct connection {
+    pthread_mutex_t lock;
+    uint32_t index, generation;
+    int fd; /* -1: free */
+    struct client *client;
+    struct connections *all;
+    int32_t pid;
+    uint32_t uid;
+    struct ring *ring; /* NULL: none asked for */
+    bool waiting;      /* for Python */
+    bool drained; /* the last recv took all there was */
+    uint8_t *in;
+    size_t in_at, in_len, in_cap;
+    uint8_t *out;
+    size_t out_at, out_len, out_cap;
+    uint32_t next_free;
+    bool taken; /* this and the owner are under the common lock */
+    uint32_t owner;
+};
+
+/* false: no memory. */
+bool connections_init(struct connections *all, struct rights *rights, struct queue *queue, int epoll, uint32_t max);
+/* Takes a socket in, armed; false: no room, or nobody's. */
+bool connection_admit(struct connections *all, int fd);
+/* Ends it; the firmware is told when its client has none left. */
+void connection_drop(struct connection *connection);
+void connection_arm(struct connection *connection);
+
+/* Sends what waits, as far as the socket takes it. false: the connection is broken. */
+bool connection_flush(struct connection *connection);
+/* An answer behind those that wait, until connection_flush. false: no memory. */
+bool connection_queue(struct connection *connection, const uint8_t *frame, size_t len);
+
+enum progress { NEED_MORE, FRAME, BROKEN };
+/* A complete frame at in_at, or why not. */
+enum progress connection_look(struct connection *connection, struct wire_header *header);
+/* Reads once. FRAME: there is more to look at. */
+enum progress connection_receive(struct connection *connection);
+/* Large buffers go after use. */
+void connection_give_back(struct connection *connection);
+
+#endif

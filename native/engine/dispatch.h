@@ -1,0 +1,51 @@
+/* What a request gets, whatever brought it: refused, answered here and now, or handed to Python. */
+#ifndef HSMSIM_DISPATCH_H
+#define HSMSIM_DISPATCH_H
+
+#include "queue.h"
+#include "rights.h"
+
+struct dispatch {
+    struct rights *rights;
+    struct queue *queue;
+    bool reference;                /* keyed hot operations go up to Python */
+    _Atomic uint64_t *serve_until; /* CLOCK_MONOTONIC nanoseconds */
+    _Atomic uint64_t *epoch;
+    atomic_ullong hot, misses;
+};
+
+/* A thread's own means. */
+struct executor {
+    struct crypto_worker *crypto;
+    uint8_t *frame; /* the answer, header first */
+    size_t cap;
+};
+
+struct request {
+    struct sink sink;
+    struct client *client; /* NULL: no HELLO yet; alive while the request is worked on */
+    int32_t pid;
+    uint32_t uid;
+    struct wire_header header;
+    const uint8_t *payload;
+    size_t room; /* for the answer's frame */
+};
+
+enum outcome {
+    ANSWERED, /* executor->frame has the answer */
+    PARKED,   /* Python has it; the answer comes to the sink */
+    REFUSED,  /* not a request that a client of ours sends */
+};
+
+enum outcome dispatch(struct dispatch *shared, struct executor *executor, const struct request *request, size_t *len);
+/* An answer without content. false: no memory. */
+bool dispatch_code(const struct dispatch *shared, struct executor *executor, const struct wire_header *request, uint64_t rv, size_t *len);
+/* Sets the header before `payload` bytes; the frame's length. An answer that does not fit becomes CKR_BUFFER_TOO_SMALL. */
+size_t dispatch_seal(const struct dispatch *shared, const struct wire_header *request, uint64_t rv, uint8_t *frame, size_t payload,
+                     size_t room);
+/* A held request's hot operation again. The CK_RV; *miss: the key is gone again. */
+uint64_t dispatch_again(struct dispatch *shared, struct executor *executor, const struct held *held, size_t *payload, bool *miss);
+bool executor_init(struct executor *executor);
+void executor_free(struct executor *executor);
+
+#endif

@@ -1,0 +1,420 @@
+#include "rings.h"
+
+#include <fcntl.h>
+#include <pthread.h>
+#include <sched.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/epoll.h>
+#include <sys/eventfd.h>
+#include <sys/mman.h>
+
+#include "pkcs11.h"
+
+enum {
+    RINGS_MAX = 256, /* every look passes them all */
+    SPIN_NS = 30000,
+    SPIN_PAUSES = 16,
+    IMPARTIAL = 8,
+    SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL,
+};
+
+#define ANYWHERE UINT32_MAX
+
+struct ring {
+    struct rings *rings;
+    struct ring_owner owner;
+    struct client *client;
+    struct ring_segment *segment;
+    uint32_t slots;
+    int bell;
+    uint32_t index; /* in the table */
+    _Atomic uint32_t references;
+    _Atomic uint32_t busy; /* slots that a worker or Python works for: what a client writes there changes nothing */
+};
+
+struct rings {
+    struct rights *rights;
+    int epoll, call; /* call: an eventfd of our own, for one worker to wake another */
+    uint64_t bell;
+    int sign_fd;
+    struct ring_sign *sign;
+    pthread_mutex_t lock;
+    struct ring *table[RINGS_MAX];
+    uint32_t count, next; /* next: where the coming pass begins, so that all get their turn */
+    uint32_t passes;
+    uint32_t workers, looking, asleep;
+    bool ringing; /* what the sign says */
+};
+
+static void *map(int fd, size_t size)
+{
+    void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_POPULATE, fd, 0);
+    return memory == MAP_FAILED ? NULL : memory;
+}
+
+/* Memory with a descriptor to pass on, whose size nobody can change; NULL: none to be had. */
+static void *shared_memory(const char *name, size_t size, int seals, int *fd)
+{
+    *fd = memfd_create(name, MFD_CLOEXEC | MFD_ALLOW_SEALING);
+    void *memory = *fd < 0 || ftruncate(*fd, (off_t)size) != 0 ? NULL : map(*fd, size);
+    if (memory != NULL && fcntl(*fd, F_ADD_SEALS, seals) != 0) {
+        munmap(memory, size);
+        memory = NULL;
+    }
+    if (memory == NULL && *fd >= 0) {
+        close(*fd);
+    }
+    return memory;
+}
+
+/* An edge at every write, so that nobody needs to read it: a client that fills its counter silences its own bell. */
+static int make_bell(const struct rings *rings)
+{
+    int fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+    struct epoll_event event = {.events = EPOLLIN | EPOLLET, .data.u64 = rings->bell};
+    if (fd >= 0 && epoll_ctl(rings->epoll, EPOLL_CTL_ADD, fd, &event) != 0) {
+        close(fd);
+        fd = -1;
+    }
+    return fd;
+}
+
+struct rings *rings_new(struct rights *rights, uint32_t workers, int epoll, uint64_t bell)
+{
+    struct rings *rings = calloc(1, sizeof *rings);
+    if (rings == NULL) {
+        return NULL;
+    }
+    rings->rights = rights;
+    rings->workers = workers;
+    rings->epoll = epoll;
+    rings->bell = bell;
+    rings->call = make_bell(rings);
+    rings->sign = shared_memory("hsmsim-sign", sizeof *rings->sign, SEALS | F_SEAL_FUTURE_WRITE, &rings->sign_fd);
+    if (rings->sign == NULL || rings->call < 0) {
+        free(rings);
+        return NULL;
+    }
+    pthread_mutex_init(&rings->lock, NULL);
+    return rings;
+}
+
+/* ---- rings come and go ------------------------------------------------------------------------------------------ */
+
+static bool enter(struct ring *ring)
+{
+    struct rings *rings = ring->rings;
+    pthread_mutex_lock(&rings->lock);
+    bool room = rings->count < RINGS_MAX;
+    if (room) {
+        ring->index = rings->count;
+        rings->table[rings->count++] = ring;
+    }
+    pthread_mutex_unlock(&rings->lock);
+    return room;
+}
+
+uint64_t ring_open(struct rings *rings, const struct ring_owner *owner, const struct client *client, uint32_t slots,
+                   struct ring **out, int fds[RING_FDS])
+{
+    if (slots == 0 || slots > RING_SLOTS) {
+        return CKR_ARGUMENTS_BAD;
+    }
+    struct ring *ring = calloc(1, sizeof *ring);
+    if (ring == NULL) {
+        return CKR_DEVICE_MEMORY;
+    }
+    *ring = (struct ring){.rings = rings, .owner = *owner, .slots = slots, .references = 1, .bell = make_bell(rings)};
+    ring->segment = shared_memory("hsmsim-ring", ring_size(slots), SEALS, &fds[0]);
+    ring->client = rights_client_hold(rings->rights, client->id);
+    if (ring->bell < 0 || ring->segment == NULL || ring->client == NULL || !enter(ring)) {
+        if (ring->segment != NULL) {
+            close(fds[0]);
+        }
+        ring_release(ring);
+        return CKR_DEVICE_MEMORY;
+    }
+    fds[1] = rings->sign_fd;
+    fds[2] = ring->bell;
+    *out = ring;
+    return CKR_OK;
+}
+
+struct ring *ring_hold(struct ring *ring)
+{
+    atomic_fetch_add_explicit(&ring->references, 1, memory_order_relaxed);
+    return ring;
+}
+
+void ring_release(struct ring *ring)
+{
+    if (atomic_fetch_sub_explicit(&ring->references, 1, memory_order_acq_rel) != 1) {
+        return;
+    }
+    if (ring->bell >= 0) {
+        epoll_ctl(ring->rings->epoll, EPOLL_CTL_DEL, ring->bell, NULL); /* closing is not enough: the client has it, too */
+        close(ring->bell);
+    }
+    if (ring->segment != NULL) {
+        munmap(ring->segment, ring_size(ring->slots));
+    }
+    if (ring->client != NULL) {
+        rights_client_release(ring->rings->rights, ring->client);
+    }
+    free(ring);
+}
+
+void ring_close(struct ring *ring)
+{
+    struct rings *rings = ring->rings;
+    pthread_mutex_lock(&rings->lock);
+    struct ring *last = rings->table[--rings->count];
+    rings->table[ring->index] = last;
+    last->index = ring->index;
+    pthread_mutex_unlock(&rings->lock);
+    for (uint32_t i = 0; i < ring->slots; i++) {
+        atomic_store_explicit(&ring->segment->slots[i].state, RING_CLOSED, memory_order_release);
+        ring_wake(ring, i);
+    }
+    ring_release(ring);
+}
+
+const struct ring_owner *ring_owner(const struct ring *ring)
+{
+    return &ring->owner;
+}
+
+struct client *ring_client(const struct ring *ring)
+{
+    return ring->client;
+}
+
+uint32_t rings_count(struct rings *rings)
+{
+    pthread_mutex_lock(&rings->lock);
+    uint32_t count = rings->count;
+    pthread_mutex_unlock(&rings->lock);
+    return count;
+}
+
+/* ---- who looks, who sleeps; the lock is held -------------------------------------------------------------------- */
+
+/* Clients ring when a worker sleeps and none looks. With all of them at work each looks again when it is done. */
+static bool set_sign(struct rings *rings)
+{
+    bool ring = rings->asleep != 0 && rings->looking == 0;
+    bool rises = ring && !rings->ringing;
+    if (ring != rings->ringing) {
+        rings->ringing = ring;
+        atomic_store_explicit(&rings->sign->ring, ring, memory_order_seq_cst);
+    }
+    return rises;
+}
+
+static uint32_t waiting(const struct ring *ring)
+{
+    uint32_t asked = atomic_load_explicit(&ring->segment->waiting, memory_order_seq_cst);
+    uint32_t slots = (uint32_t)(((uint64_t)1 << ring->slots) - 1);
+    return asked & slots & ~atomic_load_explicit(&ring->busy, memory_order_acquire);
+}
+
+static bool some_waiting(const struct rings *rings)
+{
+    for (uint32_t i = 0; i < rings->count; i++) {
+        if (waiting(rings->table[i]) != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/* A worker's part of what waits: a batch in one pair of hands leaves the others idle. */
+static uint32_t share(const struct rings *rings)
+{
+    uint32_t all = 0;
+    for (uint32_t i = 0; i < rings->count; i++) {
+        all += (uint32_t)__builtin_popcount(waiting(rings->table[i]));
+    }
+    uint32_t part = (all + rings->workers - 1) / rings->workers;
+    return part < RING_BATCH ? part : RING_BATCH;
+}
+
+static void look_away(struct rings *rings, struct ring_watch *watch)
+{
+    rings->looking -= watch->watching;
+    watch->watching = false;
+}
+
+static void call_worker(const struct rings *rings)
+{
+    const uint64_t one = 1;
+    if (write(rings->call, &one, sizeof one) < 0) {
+        return; /* its counter is full: whoever sleeps has been called */
+    }
+}
+
+/* ---- taking -------------------------------------------------------------------------------------------------------- */
+
+static uint32_t claim(struct ring *ring, struct ring_request *out, uint32_t room)
+{
+    uint32_t count = 0;
+    for (uint32_t bits = waiting(ring); bits != 0 && count < room; bits &= bits - 1) {
+        uint32_t slot = (uint32_t)__builtin_ctz(bits);
+        atomic_fetch_and_explicit(&ring->segment->waiting, ~(1u << slot), memory_order_acquire);
+        atomic_fetch_or_explicit(&ring->busy, 1u << slot, memory_order_relaxed);
+        out[count].ring = ring_hold(ring);
+        out[count].slot = slot;
+        count++;
+    }
+    return count;
+}
+
+/* The one read of a request. The fence keeps the compiler from reading shared memory again where the copy is meant. */
+static void copy_out(struct ring_request *request)
+{
+    const uint8_t *frame = request->ring->segment->slots[request->slot].frame;
+    uint8_t raw[WIRE_HEADER_SIZE];
+    memcpy(raw, frame, sizeof raw);
+    atomic_signal_fence(memory_order_seq_cst);
+    request->sound = wire_get_header(raw, &request->header) == WIRE_OK && request->header.length <= RING_FRAME - WIRE_HEADER_SIZE;
+    if (request->sound) {
+        memcpy(request->payload, frame + WIRE_HEADER_SIZE, request->header.length);
+        atomic_signal_fence(memory_order_seq_cst);
+    }
+}
+
+/* From the rings in turn; `processor`: of clients there alone. */
+static uint32_t pass(struct rings *rings, struct ring_request *out, uint32_t room, uint32_t processor)
+{
+    uint32_t count = 0;
+    for (uint32_t i = 0; i < rings->count && count < room; i++) {
+        rings->next = rings->next + 1 < rings->count ? rings->next + 1 : 0;
+        struct ring *ring = rings->table[rings->next];
+        if (processor == ANYWHERE || atomic_load_explicit(&ring->segment->processor, memory_order_relaxed) == processor) {
+            count += claim(ring, out + count, room - count);
+        }
+    }
+    return count;
+}
+
+/* Clients that sleep on this processor first: to wake one on another takes an interrupt there, which costs half a P-256
+ * signature. Now and then without that preference, since the others' worker may be held up. */
+uint32_t rings_take(struct rings *rings, struct ring_watch *watch, struct ring_request *out)
+{
+    pthread_mutex_lock(&rings->lock);
+    uint32_t room = share(rings), count = 0;
+    if (room != 0 && ++rings->passes % IMPARTIAL != 0) {
+        count = pass(rings, out, room, (uint32_t)sched_getcpu());
+    }
+    if (room != 0 && count == 0) {
+        count = pass(rings, out, room, ANYWHERE);
+    }
+    bool more = false;
+    if (count != 0) {
+        look_away(rings, watch);
+        set_sign(rings); /* what came before the sign rose has not rung */
+        more = rings->ringing && some_waiting(rings);
+    }
+    pthread_mutex_unlock(&rings->lock);
+    if (more) {
+        call_worker(rings);
+    }
+    for (uint32_t i = 0; i < count; i++) {
+        copy_out(&out[i]);
+    }
+    return count;
+}
+
+/* ---- waiting -------------------------------------------------------------------------------------------------------- */
+
+void rings_watch(struct rings *rings, struct ring_watch *watch)
+{
+    if (!watch->watching) {
+        pthread_mutex_lock(&rings->lock);
+        watch->watching = true;
+        rings->looking++;
+        set_sign(rings);
+        pthread_mutex_unlock(&rings->lock);
+    }
+}
+
+void rings_unwatch(struct rings *rings, struct ring_watch *watch)
+{
+    if (watch->watching) {
+        pthread_mutex_lock(&rings->lock);
+        look_away(rings, watch);
+        bool more = set_sign(rings) && some_waiting(rings);
+        pthread_mutex_unlock(&rings->lock);
+        if (more) {
+            call_worker(rings);
+        }
+    }
+}
+
+static bool peek(struct rings *rings)
+{
+    pthread_mutex_lock(&rings->lock);
+    bool found = some_waiting(rings);
+    pthread_mutex_unlock(&rings->lock);
+    return found;
+}
+
+bool rings_spin(struct rings *rings, struct ring_watch *watch)
+{
+    pthread_mutex_lock(&rings->lock);
+    bool alone = rings->count != 0 && rings->looking == watch->watching;
+    pthread_mutex_unlock(&rings->lock);
+    if (!alone || !ring_spin_wanted(&watch->spin)) {
+        return false;
+    }
+    rings_watch(rings, watch);
+    bool found = peek(rings);
+    for (uint64_t until = ring_now_ns() + SPIN_NS; !found && ring_now_ns() < until;) {
+        for (int i = 0; i < SPIN_PAUSES; i++) {
+            ring_pause();
+        }
+        found = peek(rings);
+    }
+    ring_spin_learn(&watch->spin, found);
+    return found;
+}
+
+bool rings_sleep(struct rings *rings, struct ring_watch *watch)
+{
+    pthread_mutex_lock(&rings->lock);
+    look_away(rings, watch);
+    rings->asleep++;
+    set_sign(rings);
+    bool nothing = !some_waiting(rings);
+    if (!nothing) {
+        rings->asleep--;
+        set_sign(rings);
+    }
+    pthread_mutex_unlock(&rings->lock);
+    return nothing;
+}
+
+void rings_awake(struct rings *rings)
+{
+    pthread_mutex_lock(&rings->lock);
+    rings->asleep--;
+    set_sign(rings);
+    pthread_mutex_unlock(&rings->lock);
+}
+
+/* ---- answering ------------------------------------------------------------------------------------------------------ */
+
+bool ring_answer(struct ring *ring, uint32_t slot, const uint8_t *frame, size_t len)
+{
+    struct ring_slot *shared = &ring->segment->slots[slot];
+    memcpy(shared->frame, frame, len);
+    /* free before the client sees the answer: its next request may follow at once */
+    atomic_fetch_and_explicit(&ring->busy, ~(1u << slot), memory_order_release);
+    return atomic_exchange_explicit(&shared->state, RING_ANSWER, memory_order_acq_rel) == RING_ASLEEP;
+}
+
+void ring_wake(struct ring *ring, uint32_t slot)
+{
+    ring_futex_wake(&ring->segment->slots[slot].state);
+}

@@ -1,0 +1,226 @@
+/* A link's ring: the client's half of wire/ring.h. */
+#include <fcntl.h>
+#include <openssl/crypto.h>
+#include <poll.h>
+#include <sched.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include "log.h"
+#include "slot.h"
+
+enum {
+    FDS = 3, /* segment, sign, bell */
+    SPIN_NS = 30000,
+    SPIN_PAUSES = 16,
+    SLICE_NS = 20000000, /* between two looks at the socket: how long a dead HSM goes unnoticed */
+};
+
+/* ---- opening --------------------------------------------------------------------------------------------------------- */
+
+static void close_all(const int fds[FDS])
+{
+    for (int i = 0; i < FDS; i++) {
+        if (fds[i] >= 0) {
+            close(fds[i]);
+        }
+    }
+}
+
+/* Memory that nobody can shrink under us and that a forked child does not have. */
+static void *map(int fd, size_t size, int protection)
+{
+    struct stat status;
+    int seals = fcntl(fd, F_GET_SEALS);
+    bool whole = seals >= 0 && (seals & F_SEAL_SHRINK) != 0 && fstat(fd, &status) == 0 && status.st_size >= (off_t)size;
+    void *memory = whole ? mmap(NULL, size, protection, MAP_SHARED, fd, 0) : MAP_FAILED;
+    if (memory == MAP_FAILED) {
+        return NULL;
+    }
+    if (madvise(memory, size, MADV_DONTFORK) != 0) {
+        munmap(memory, size);
+        return NULL;
+    }
+    madvise(memory, size, MADV_DONTDUMP);
+    return memory;
+}
+
+static bool take_over(struct link_ring *ring, int fds[FDS])
+{
+    struct ring_segment *segment = map(fds[0], ring_size(1), PROT_READ | PROT_WRITE);
+    const struct ring_sign *sign = segment == NULL ? NULL : map(fds[1], sizeof *sign, PROT_READ);
+    if (sign == NULL) {
+        if (segment != NULL) {
+            munmap(segment, ring_size(1));
+        }
+        return false;
+    }
+    ring->segment = segment;
+    ring->sign = sign;
+    ring->bell = fds[2];
+    fds[2] = -1;
+    return true;
+}
+
+static bool ask(struct link *link)
+{
+    const struct wire_header request = {.length = 4, .op = WIRE_OP_RING, .seq = ++link->seq};
+    uint8_t frame[WIRE_HEADER_SIZE + 4];
+    struct wire_writer writer = wire_writer(frame + WIRE_HEADER_SIZE, sizeof frame - WIRE_HEADER_SIZE);
+    const struct wire_ring_request one = {1};
+    wire_set_header(frame, &request);
+    return wire_put_ring_request(&writer, &one) == WIRE_OK &&
+           send(link->fd, frame, sizeof frame, MSG_NOSIGNAL) == (ssize_t)sizeof frame;
+}
+
+/* The answer is one message: what it says and what comes with it. */
+static bool hear(struct link *link, uint8_t *frame, size_t room, size_t *len, int fds[FDS])
+{
+    union {
+        struct cmsghdr header;
+        uint8_t room[CMSG_SPACE(sizeof(int) * FDS)];
+    } control;
+    struct iovec part = {frame, room};
+    struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
+    struct pollfd one = {.fd = link->fd, .events = POLLIN};
+    ssize_t got = poll(&one, 1, (int)module_config()->timeout_ms) == 1 ? recvmsg(link->fd, &message, MSG_CMSG_CLOEXEC) : -1;
+    if (got < WIRE_HEADER_SIZE) {
+        return false;
+    }
+    *len = (size_t)got;
+    const struct cmsghdr *rights = CMSG_FIRSTHDR(&message);
+    bool brought = rights != NULL && rights->cmsg_level == SOL_SOCKET && rights->cmsg_type == SCM_RIGHTS &&
+                   rights->cmsg_len == CMSG_LEN(sizeof(int) * FDS) && (message.msg_flags & MSG_CTRUNC) == 0;
+    if (brought) {
+        memcpy(fds, CMSG_DATA(rights), sizeof(int) * FDS);
+    }
+    return true;
+}
+
+enum link_result link_ring_open(struct link *link)
+{
+    uint8_t frame[WIRE_HEADER_SIZE + 64];
+    size_t len = 0;
+    int fds[FDS] = {-1, -1, -1};
+    struct wire_header header;
+    link->ring.asked = true;
+    if (module_config()->socket_only || atomic_load(&link->slot->ringless)) {
+        return LINK_OK;
+    }
+    if (!ask(link) || !hear(link, frame, sizeof frame, &len, fds)) {
+        atomic_store(&link->slot->ringless, true);
+        return LINK_LOST;
+    }
+    bool ours = wire_get_header(frame, &header) == WIRE_OK && header.op == (WIRE_OP_RING | WIRE_RESPONSE) && header.seq == link->seq &&
+                len == WIRE_HEADER_SIZE + (size_t)header.length;
+    bool given = ours && header.word == CKR_OK && fds[0] >= 0 && take_over(&link->ring, fds);
+    close_all(fds);
+    if (ours && !given) {
+        log_line(LEVEL_INFO, "no shared memory with %s (0x%lx); the socket takes everything",
+                 link->slot->config->servers[link->slot->server].name, (unsigned long)header.word);
+    }
+    return ours ? LINK_OK : LINK_LOST;
+}
+
+void link_ring_forget(struct link *link)
+{
+    if (link->ring.segment != NULL) {
+        close(link->ring.bell);
+    }
+    link->ring = (struct link_ring){.bell = -1};
+}
+
+void link_ring_close(struct link *link)
+{
+    if (link->ring.segment != NULL) {
+        munmap(link->ring.segment, ring_size(1));
+        munmap((void *)(uintptr_t)link->ring.sign, sizeof *link->ring.sign);
+    }
+    link_ring_forget(link);
+}
+
+/* ---- an exchange ----------------------------------------------------------------------------------------------------- */
+
+static void submit(struct link_ring *ring, struct ring_slot *slot, const uint8_t *frame, size_t len)
+{
+    const uint64_t one = 1;
+    memcpy(slot->frame, frame, len);
+    atomic_store_explicit(&ring->segment->processor, (uint32_t)sched_getcpu(), memory_order_relaxed);
+    atomic_store_explicit(&slot->state, RING_REQUEST, memory_order_relaxed);
+    atomic_fetch_or_explicit(&ring->segment->waiting, 1, memory_order_seq_cst);
+    if (atomic_load_explicit(&ring->sign->ring, memory_order_seq_cst) != 0 && write(ring->bell, &one, sizeof one) < 0) {
+        return; /* full: it has rung */
+    }
+}
+
+static bool settled(uint32_t state)
+{
+    return state != RING_REQUEST && state != RING_ASLEEP;
+}
+
+static uint32_t spin(struct link_ring *ring, struct ring_slot *slot)
+{
+    uint32_t state = atomic_load_explicit(&slot->state, memory_order_acquire);
+    for (uint64_t until = ring_now_ns() + SPIN_NS; !settled(state) && ring_now_ns() < until;) {
+        for (int i = 0; i < SPIN_PAUSES && !settled(state); i++) {
+            ring_pause();
+            state = atomic_load_explicit(&slot->state, memory_order_acquire);
+        }
+    }
+    ring_spin_learn(&ring->spin, settled(state));
+    return state;
+}
+
+static bool hung_up(const struct link *link)
+{
+    struct pollfd one = {.fd = link->fd, .events = POLLIN}; /* the HSM says nothing unasked: its end is all there can be */
+    return link->fd < 0 || poll(&one, 1, 0) > 0;
+}
+
+/* true: the answer is there. */
+static bool wait_answer(struct link *link, struct ring_slot *slot, unsigned patience)
+{
+    uint32_t state = ring_spin_wanted(&link->ring.spin) ? spin(&link->ring, slot) : RING_REQUEST;
+    uint64_t give_up = 0;
+    while (!settled(state)) {
+        if (state == RING_REQUEST &&
+            !atomic_compare_exchange_strong_explicit(&slot->state, &state, RING_ASLEEP, memory_order_acq_rel, memory_order_acquire)) {
+            continue;
+        }
+        ring_futex_wait(&slot->state, RING_ASLEEP, SLICE_NS);
+        state = atomic_load_explicit(&slot->state, memory_order_acquire);
+        if (settled(state)) {
+            break;
+        }
+        uint64_t now = ring_now_ns();
+        give_up = give_up == 0 ? now + (uint64_t)patience * module_config()->timeout_ms * 1000000u : give_up;
+        if (now > give_up || hung_up(link)) {
+            return false;
+        }
+    }
+    return state == RING_ANSWER;
+}
+
+enum link_result link_ring_exchange(struct link *link, const struct wire_header *request, unsigned patience, struct wire_header *header,
+                                    bool *sent)
+{
+    struct ring_slot *slot = &link->ring.segment->slots[0];
+    size_t len = WIRE_HEADER_SIZE + (size_t)request->length;
+    wire_set_header(link->out, request);
+    *sent = true;
+    submit(&link->ring, slot, link->out, len);
+    if (!wait_answer(link, slot, patience)) {
+        return LINK_LOST;
+    }
+    memcpy(link->in, slot->frame, WIRE_HEADER_SIZE);
+    if (wire_get_header(link->in, header) != WIRE_OK || header->length > RING_FRAME - WIRE_HEADER_SIZE) {
+        return LINK_LOST;
+    }
+    size_t whole = WIRE_HEADER_SIZE + (size_t)header->length;
+    memcpy(link->in, slot->frame, whole);
+    OPENSSL_cleanse(slot->frame, whole > len ? whole : len);
+    return header->word == CKR_BUFFER_TOO_SMALL ? LINK_REFUSED : LINK_OK;
+}

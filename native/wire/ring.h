@@ -1,0 +1,135 @@
+/* The ring: shared memory beside a connection's socket, in which a client puts hot requests and finds their answers.
+ *
+ * The HSM makes a segment for a connection that asks (operation RING), seals its size, and passes it over the socket with
+ * two more descriptors: a page that all clients read and the HSM alone writes (struct ring_sign), and an eventfd, the bell.
+ * The socket stays open: it carries every other operation, and either side's end shows as its hang-up.
+ *
+ * A slot holds one request at a time, then its answer, both whole frames (wire.h) in the same bytes. A request:
+ *
+ *   client   frame := request; state := REQUEST; waiting |= bit (seq_cst)
+ *            if sign.ring (seq_cst): write the bell
+ *            wait for ANSWER: spin a little, then REQUEST -> ASLEEP and FUTEX_WAIT on it, a slice at a time, with a look
+ *            at the socket in between
+ *   HSM      a worker that looks finds the bit, clears it and marks the slot busy in its own memory; copies the frame out,
+ *            and from then on works on the copy; frame := answer; not busy; old := exchange(state, ANSWER);
+ *            FUTEX_WAKE if old was ASLEEP
+ *
+ * No wake-up is lost between a client and the workers: a worker that goes to sleep stores sign.ring := 1, then looks at every
+ * `waiting` once more (both seq_cst). Either that look finds the bit, or the client's later load finds the 1. A worker
+ * that is awake looks again before it sleeps, so a 0 that a client reads is always followed by a look. Between client and
+ * answer the futex itself compares ASLEEP.
+ *
+ * CLOSED: the HSM has ended the connection; nothing put here is answered.
+ *
+ * What the other side may do: a client may write anything anywhere in its own segment at any time. It then gets wrong
+ * answers, or none, or loses its connection; the HSM reads a frame once, bounded, and believes no state but its own. */
+#ifndef HSMSIM_RING_H
+#define HSMSIM_RING_H
+
+#include <assert.h>
+#include <linux/futex.h>
+#include <stdalign.h>
+#include <stdatomic.h>
+#include <sys/syscall.h>
+#include <time.h>
+#include <unistd.h>
+
+#include "wire.h"
+
+enum {
+    RING_LINE = 64, /* what a processor moves at once: two words that different sides write do not share one */
+    RING_SLOTS = 16,
+    RING_SLOT_SIZE = 8192 - RING_LINE, /* one slot and the segment's head fill two pages */
+    RING_FRAME = RING_SLOT_SIZE - RING_LINE,
+    RING_SLACK = 1024, /* an answer is at most this much longer than its request, but RANDOM's */
+};
+
+enum ring_state { RING_IDLE, RING_REQUEST, RING_ASLEEP, RING_ANSWER, RING_CLOSED };
+
+struct ring_slot {
+    alignas(RING_LINE) _Atomic uint32_t state; /* the client waits on it */
+    alignas(RING_LINE) uint8_t frame[RING_FRAME];
+};
+
+struct ring_segment {
+    alignas(RING_LINE) _Atomic uint32_t waiting; /* a bit for each slot with a request that nobody has taken */
+    _Atomic uint32_t processor;                  /* where the client ran when it asked: a hint, see rings_take */
+    struct ring_slot slots[];
+};
+
+struct ring_sign {
+    _Atomic uint32_t ring; /* 1: no worker is looking; write the bell */
+};
+
+static_assert(sizeof(struct ring_slot) == RING_SLOT_SIZE, "no padding");
+static_assert(ATOMIC_INT_LOCK_FREE == 2, "a lock would be in one process only");
+
+static inline size_t ring_size(uint32_t slots)
+{
+    return sizeof(struct ring_segment) + (size_t)slots * sizeof(struct ring_slot);
+}
+
+static inline void ring_pause(void)
+{
+#if defined(__x86_64__)
+    __builtin_ia32_pause();
+#elif defined(__aarch64__)
+    __asm__ volatile("yield");
+#endif
+}
+
+static inline uint64_t ring_now_ns(void)
+{
+    struct timespec now;
+    clock_gettime(CLOCK_MONOTONIC, &now);
+    return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
+}
+
+/* Not the private kind: the two sides are processes of their own. */
+static inline void ring_futex_wait(_Atomic uint32_t *word, uint32_t value, uint64_t ns)
+{
+    const struct timespec patience = {.tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u)};
+    syscall(SYS_futex, word, FUTEX_WAIT, value, &patience, NULL, 0);
+}
+
+static inline void ring_futex_wake(_Atomic uint32_t *word)
+{
+    syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
+}
+
+/* ---- spinning that adapts -------------------------------------------------------------------------------------------
+ * Whoever waits spins only where that has paid lately: a success is worth a credit, a failure costs two, and without
+ * credit one wait in `interval` is a trial, ever rarer while they fail. On a busy machine that ends in no spinning. */
+
+struct ring_spin {
+    uint32_t credit, interval, since;
+};
+enum { RING_CREDIT_MAX = 8, RING_TRIAL_MIN = 32, RING_TRIAL_MAX = 1024 };
+
+static inline bool ring_spin_wanted(struct ring_spin *spin)
+{
+    if (spin->credit != 0) {
+        return true;
+    }
+    if (++spin->since <= spin->interval) {
+        return false;
+    }
+    spin->since = 0;
+    return true;
+}
+
+static inline void ring_spin_learn(struct ring_spin *spin, bool paid)
+{
+    if (paid) {
+        spin->credit += spin->credit < RING_CREDIT_MAX;
+        spin->interval = RING_TRIAL_MIN;
+        return;
+    }
+    if (spin->credit == 0) {
+        uint32_t rarer = spin->interval < RING_TRIAL_MIN ? RING_TRIAL_MIN : spin->interval * 2;
+        spin->interval = rarer > RING_TRIAL_MAX ? RING_TRIAL_MAX : rarer;
+    }
+    spin->credit = spin->credit < 2 ? 0 : spin->credit - 2;
+}
+
+#endif
