@@ -6,6 +6,7 @@ HSMs, on one processor (what a signature costs when nothing runs beside it), and
 
 from __future__ import annotations
 
+import json
 import os
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 
 from hsmsim.bench import softhsm
 from hsmsim.bench.measure import Contender, Figure, interleave
+from hsmsim.fleet import modulecfg
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
     from hsmsim.bench.target import Target
 
 HSMSIM = "hsmsim"
+SOCKET = "hsmsim, socket only"
 OPENSSL = "OpenSSL in process"
 SOFTHSM = "SoftHSM2 in process"
 PINNED = " (one processor)"
@@ -68,40 +71,66 @@ def pinned(pids: tuple[int, ...], processor: int) -> Iterator[None]:
                 os.sched_setaffinity(thread, where)
 
 
+def _socket_only(target: Target, folder: Path) -> dict[str, str]:
+    """The clients' environment with a configuration that keeps them off shared memory."""
+    content = json.loads(Path(target.environment["HSMSIM_PKCS11_CONFIG"]).read_text(encoding="utf-8"))
+    path = folder / "socket.cfg"
+    path.write_bytes(modulecfg.encoded(content | {"hsmsim": content["hsmsim"] | {"transport": "socket"}}))
+    return {**target.environment, "HSMSIM_PKCS11_CONFIG": str(path)}
+
+
 def _command(target: Target, plan: Plan, kind: str, processes: int, *more: str) -> tuple[str, ...]:
     tool = str(target.tools / "hsmsim-signbench")
     return (tool, "--kind", kind, "--processes", str(processes), "--seconds", str(plan.seconds), *more)
 
 
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """Who runs against whom."""
+
+    target: Target
+    soft: softhsm.SoftToken
+    socket_only: dict[str, str]
+
+    @classmethod
+    def of(cls, target: Target, plan: Plan, folder: Path) -> _Field:
+        return cls(target, softhsm.SoftToken.create(folder, plan.kinds), _socket_only(target, folder))
+
+
 def _contenders(
-    target: Target, soft: softhsm.SoftToken, plan: Plan, kind: str, key: str, processes: int, processor: int | None
+    field: _Field, plan: Plan, kind: str, key: str, processes: int, processor: int | None
 ) -> list[Contender]:
     where = None if processor is None else frozenset({processor})
     suffix = "" if processor is None else PINNED
+    target = field.target
     ours = ("--module", str(target.module), "--token", target.token, "--key", key)
     theirs = ("--module", softhsm.LIBRARY, "--token", softhsm.TOKEN, "--key", kind, "--pin-env", "BENCH_PIN")
     return [
-        Contender(HSMSIM + suffix, _command(target, plan, kind, processes, *ours), target.environment, where),
-        Contender(OPENSSL + suffix, _command(target, plan, kind, processes, "--openssl"), {}, where),
-        Contender(SOFTHSM + suffix, _command(target, plan, kind, processes, *theirs), soft.environment, where),
+        Contender(name + suffix, _command(target, plan, kind, processes, *arguments), environment, where)
+        for name, arguments, environment in (
+            (HSMSIM, ours, target.environment),
+            (SOCKET, ours, field.socket_only),
+            (OPENSSL, ("--openssl",), {}),
+            (SOFTHSM, theirs, field.soft.environment),
+        )
     ]
 
 
 def run(target: Target, plan: Plan, keys: dict[str, str], folder: Path, step: Callable[[str], None]) -> list[Result]:
     """Measure. `keys`: kind -> label of a private key in the simulator; `folder` takes the SoftHSM2 contender."""
-    soft = softhsm.SoftToken.create(folder, plan.kinds)
+    field = _Field.of(target, plan, folder)
     results = []
     for kind in plan.kinds:
 
         def tell(name: str, kind: str = kind) -> None:
             step(f"{kind}: {name}")
 
-        many = _contenders(target, soft, plan, kind, keys[kind], plan.processes, None)
+        many = _contenders(field, plan, kind, keys[kind], plan.processes, None)
         throughput = interleave(many, rounds=plan.rounds, seconds=plan.seconds, step=tell)
-        one = _contenders(target, soft, plan, kind, keys[kind], 1, None)
+        one = _contenders(field, plan, kind, keys[kind], 1, None)
         latency = interleave(one, rounds=plan.rounds, seconds=plan.seconds, step=tell)
         with pinned(target.pids, 0):
-            alone = _contenders(target, soft, plan, kind, keys[kind], 1, 0)
+            alone = _contenders(field, plan, kind, keys[kind], 1, 0)
             latency |= interleave(alone, rounds=plan.rounds, seconds=plan.seconds, step=tell)
         results.append(Result(kind, throughput, latency))
     return results

@@ -38,8 +38,9 @@ def bench() -> None:
 def sign(*, kinds: str, processes: int, seconds: float, rounds: int, output: Path | None, as_json: bool) -> None:
     """Signatures a second, and the time of one.
 
-    Contenders take turns within each round: this simulator through its PKCS#11 module, OpenSSL in process, SoftHSM2 in
-    process. "One processor" pins a single client and the HSMs together: what a signature costs by itself.
+    Contenders take turns within each round: this simulator through its PKCS#11 module, the same by the socket alone,
+    OpenSSL in process, SoftHSM2 in process. "One processor" pins a single client and the HSMs together: what a
+    signature costs by itself.
     """
     wanted = tuple(kinds.split(","))
     unknown = [kind for kind in wanted if kind not in SIZES]
@@ -103,6 +104,7 @@ def _document(results: list[Result]) -> dict[str, object]:
         return {
             "throughput": {name: figure.rounds for name, figure in result.throughput.items()},
             "latency": {name: figure.rounds for name, figure in result.latency.items()},
+            "rate_over_socket": result.rate_ratio(signing.SOCKET),
             "rate_over_openssl": result.rate_ratio(signing.OPENSSL),
             "rate_over_softhsm2": result.rate_ratio(signing.SOFTHSM),
             "microseconds_beyond_openssl_on_one_processor": result.extra_latency(),

@@ -13,8 +13,6 @@
 
 enum {
     RINGS_MAX = 256, /* every look passes them all */
-    SPIN_NS = 30000,
-    SPIN_PAUSES = 16,
     IMPARTIAL = 8,
     SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL,
 };
@@ -364,19 +362,16 @@ bool rings_spin(struct rings *rings, struct ring_watch *watch)
 {
     pthread_mutex_lock(&rings->lock);
     bool alone = rings->count != 0 && rings->looking == watch->watching;
+    bool found = some_waiting(rings);
     pthread_mutex_unlock(&rings->lock);
-    if (!alone || !ring_spin_wanted(&watch->spin)) {
-        return false;
+    if (found || !alone || !ring_spin_begin(&watch->spin)) {
+        return found;
     }
     rings_watch(rings, watch);
-    bool found = peek(rings);
-    for (uint64_t until = ring_now_ns() + SPIN_NS; !found && ring_now_ns() < until;) {
-        for (int i = 0; i < SPIN_PAUSES; i++) {
-            ring_pause();
-        }
+    while (!found && ring_spin_turn(&watch->spin)) {
         found = peek(rings);
     }
-    ring_spin_learn(&watch->spin, found);
+    ring_spin_end(&watch->spin, found);
     return found;
 }
 

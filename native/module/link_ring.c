@@ -14,8 +14,6 @@
 
 enum {
     FDS = 3, /* segment, sign, bell */
-    SPIN_NS = 30000,
-    SPIN_PAUSES = 16,
     SLICE_NS = 20000000, /* between two looks at the socket: how long a dead HSM goes unnoticed */
 };
 
@@ -161,16 +159,16 @@ static bool settled(uint32_t state)
     return state != RING_REQUEST && state != RING_ASLEEP;
 }
 
-static uint32_t spin(struct link_ring *ring, struct ring_slot *slot)
+/* The slot's state, after a spin if one is worth while. */
+static uint32_t first_look(struct ring_spin *spin, struct ring_slot *slot)
 {
     uint32_t state = atomic_load_explicit(&slot->state, memory_order_acquire);
-    for (uint64_t until = ring_now_ns() + SPIN_NS; !settled(state) && ring_now_ns() < until;) {
-        for (int i = 0; i < SPIN_PAUSES && !settled(state); i++) {
-            ring_pause();
+    if (!settled(state) && ring_spin_begin(spin)) {
+        do {
             state = atomic_load_explicit(&slot->state, memory_order_acquire);
-        }
+        } while (!settled(state) && ring_spin_turn(spin));
+        ring_spin_end(spin, settled(state));
     }
-    ring_spin_learn(&ring->spin, settled(state));
     return state;
 }
 
@@ -183,7 +181,7 @@ static bool hung_up(const struct link *link)
 /* true: the answer is there. */
 static bool wait_answer(struct link *link, struct ring_slot *slot, unsigned patience)
 {
-    uint32_t state = ring_spin_wanted(&link->ring.spin) ? spin(&link->ring, slot) : RING_REQUEST;
+    uint32_t state = first_look(&link->ring.spin, slot);
     uint64_t give_up = 0;
     while (!settled(state)) {
         if (state == RING_REQUEST &&

@@ -99,28 +99,51 @@ static inline void ring_futex_wake(_Atomic uint32_t *word)
 
 /* ---- spinning that adapts -------------------------------------------------------------------------------------------
  * Whoever waits spins only where that has paid lately: a success is worth a credit, a failure costs two, and without
- * credit one wait in `interval` is a trial, ever rarer while they fail. On a busy machine that ends in no spinning. */
+ * credit one wait in `interval` is a trial, ever rarer while they fail. On a busy machine that ends in no spinning. A spin
+ * that loses its processor has failed, whatever it finds: the other side needed that processor. */
 
 struct ring_spin {
     uint32_t credit, interval, since;
+    uint64_t until, last; /* the spin under way */
 };
-enum { RING_CREDIT_MAX = 8, RING_TRIAL_MIN = 32, RING_TRIAL_MAX = 1024 };
+enum {
+    RING_CREDIT_MAX = 8,
+    RING_TRIAL_MIN = 32,
+    RING_TRIAL_MAX = 1024,
+    RING_SPIN_NS = 30000,
+    RING_SPIN_GAP_NS = 5000, /* a turn takes half a microsecond, unless somebody else runs */
+    RING_SPIN_PAUSES = 16,
+};
 
-static inline bool ring_spin_wanted(struct ring_spin *spin)
+/* Whether to spin; if so, it has begun. */
+static inline bool ring_spin_begin(struct ring_spin *spin)
 {
-    if (spin->credit != 0) {
-        return true;
-    }
-    if (++spin->since <= spin->interval) {
+    if (spin->credit == 0 && ++spin->since <= spin->interval) {
         return false;
     }
     spin->since = 0;
+    spin->last = ring_now_ns();
+    spin->until = spin->last + RING_SPIN_NS;
     return true;
 }
 
-static inline void ring_spin_learn(struct ring_spin *spin, bool paid)
+/* A few pauses. false: enough. */
+static inline bool ring_spin_turn(struct ring_spin *spin)
 {
-    if (paid) {
+    for (int i = 0; i < RING_SPIN_PAUSES; i++) {
+        ring_pause();
+    }
+    uint64_t now = ring_now_ns(), gap = now - spin->last;
+    spin->last = now;
+    if (gap > RING_SPIN_GAP_NS) {
+        spin->until = 0;
+    }
+    return now < spin->until;
+}
+
+static inline void ring_spin_end(struct ring_spin *spin, bool found)
+{
+    if (found && spin->until != 0) {
         spin->credit += spin->credit < RING_CREDIT_MAX;
         spin->interval = RING_TRIAL_MIN;
         return;

@@ -36,6 +36,14 @@ def test_rsa_of_8_clients_reaches_nine_tenths_of_openssl(results: dict[str, sign
     assert results["rsa2048"].rate_ratio(signing.OPENSSL) >= 0.9
 
 
+def test_p256_of_8_clients_reaches_six_tenths_of_openssl(results: dict[str, signing.Result]) -> None:
+    assert results["p256"].rate_ratio(signing.OPENSSL) >= 0.6
+
+
+def test_p256_of_8_clients_is_faster_by_shared_memory(results: dict[str, signing.Result]) -> None:
+    assert results["p256"].rate_ratio(signing.SOCKET) > 1
+
+
 @pytest.mark.parametrize("kind", ["rsa2048", "p256"])
 def test_8_clients_are_faster_than_with_softhsm2(results: dict[str, signing.Result], kind: str) -> None:
     assert results[kind].rate_ratio(signing.SOFTHSM) > 1
