@@ -750,19 +750,21 @@ class RingResponse:
 
     slots: int
     size: int
+    place: int
 
     def encode(self) -> bytes:
         """Return the payload."""
         writer = Writer()
         writer.u32(self.slots)
         writer.u32(self.size)
+        writer.u32(self.place)
         return writer.done()
 
     @classmethod
     def decode(cls, data: bytes) -> Self:
         """Read a whole payload."""
         reader = Reader(data)
-        message = cls(slots=reader.u32(), size=reader.u32())
+        message = cls(slots=reader.u32(), size=reader.u32(), place=reader.u32())
         reader.end()
         return message
 

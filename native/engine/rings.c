@@ -13,15 +13,27 @@
 
 enum {
     RINGS_MAX = 256, /* every look passes them all */
+    BOARDS_MAX = 16, /* users with rings at a time */
     IMPARTIAL = 8,
     SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL,
 };
 
 #define ANYWHERE UINT32_MAX
 
+/* A page for the clients of one user, who may kill each other anyway: whoever waits on it at the wrong place harms no other
+ * user. */
+struct board {
+    struct ring_board *shared; /* NULL: free */
+    int fd;
+    uint32_t uid, rings;
+    uint32_t taken[RING_GROUPS]; /* places */
+};
+
 struct ring {
     struct rings *rings;
     struct ring_owner owner;
+    struct board *board;
+    uint32_t place;
     struct client *client;
     struct ring_segment *segment;
     uint32_t slots;
@@ -35,14 +47,13 @@ struct rings {
     struct rights *rights;
     int epoll, call; /* call: an eventfd of our own, for one worker to wake another */
     uint64_t bell;
-    int sign_fd;
-    struct ring_sign *sign;
     pthread_mutex_t lock;
+    struct board boards[BOARDS_MAX];
     struct ring *table[RINGS_MAX];
     uint32_t count, next; /* next: where the coming pass begins, so that all get their turn */
     uint32_t passes;
     uint32_t workers, looking, asleep;
-    bool ringing; /* what the sign says */
+    bool ringing; /* what the boards say */
 };
 
 static void *map(int fd, size_t size)
@@ -89,8 +100,7 @@ struct rings *rings_new(struct rights *rights, uint32_t workers, int epoll, uint
     rings->epoll = epoll;
     rings->bell = bell;
     rings->call = make_bell(rings);
-    rings->sign = shared_memory("hsmsim-sign", sizeof *rings->sign, SEALS | F_SEAL_FUTURE_WRITE, &rings->sign_fd);
-    if (rings->sign == NULL || rings->call < 0) {
+    if (rings->call < 0) {
         free(rings);
         return NULL;
     }
@@ -100,11 +110,61 @@ struct rings *rings_new(struct rights *rights, uint32_t workers, int epoll, uint
 
 /* ---- rings come and go ------------------------------------------------------------------------------------------ */
 
+/* The lock is held. NULL: enough users. */
+static struct board *board_of(struct rings *rings, uint32_t uid)
+{
+    struct board *free = NULL;
+    for (int i = 0; i < BOARDS_MAX; i++) {
+        struct board *board = &rings->boards[i];
+        if (board->shared != NULL && board->uid == uid) {
+            return board;
+        }
+        free = board->shared == NULL ? board : free;
+    }
+    if (free != NULL) {
+        *free = (struct board){.uid = uid};
+        free->shared = shared_memory("hsmsim-board", sizeof *free->shared, SEALS | F_SEAL_FUTURE_WRITE, &free->fd);
+        if (free->shared != NULL) {
+            atomic_store_explicit(&free->shared->ring, rings->ringing, memory_order_seq_cst);
+        }
+    }
+    return free == NULL || free->shared == NULL ? NULL : free;
+}
+
+static bool take_place(struct ring *ring, struct board *board)
+{
+    for (uint32_t group = 0; group < RING_GROUPS; group++) {
+        if (board->taken[group] != UINT32_MAX) {
+            uint32_t bit = (uint32_t)__builtin_ctz(~board->taken[group]);
+            board->taken[group] |= 1u << bit;
+            board->rings++;
+            ring->board = board;
+            ring->place = group * RING_GROUP + bit;
+            return true;
+        }
+    }
+    return false;
+}
+
+static void leave_place(struct ring *ring)
+{
+    struct board *board = ring->board;
+    pthread_mutex_lock(&ring->rings->lock);
+    board->taken[ring->place / RING_GROUP] &= ~(1u << ring->place % RING_GROUP);
+    if (--board->rings == 0) {
+        munmap(board->shared, sizeof *board->shared);
+        close(board->fd);
+        board->shared = NULL;
+    }
+    pthread_mutex_unlock(&ring->rings->lock);
+}
+
 static bool enter(struct ring *ring)
 {
     struct rings *rings = ring->rings;
     pthread_mutex_lock(&rings->lock);
-    bool room = rings->count < RINGS_MAX;
+    struct board *board = rings->count < RINGS_MAX ? board_of(rings, ring->owner.uid) : NULL;
+    bool room = board != NULL && take_place(ring, board);
     if (room) {
         ring->index = rings->count;
         rings->table[rings->count++] = ring;
@@ -133,7 +193,7 @@ uint64_t ring_open(struct rings *rings, const struct ring_owner *owner, const st
         ring_release(ring);
         return CKR_DEVICE_MEMORY;
     }
-    fds[1] = rings->sign_fd;
+    fds[1] = ring->board->fd;
     fds[2] = ring->bell;
     *out = ring;
     return CKR_OK;
@@ -150,6 +210,9 @@ void ring_release(struct ring *ring)
     if (atomic_fetch_sub_explicit(&ring->references, 1, memory_order_acq_rel) != 1) {
         return;
     }
+    if (ring->board != NULL) {
+        leave_place(ring);
+    }
     if (ring->bell >= 0) {
         epoll_ctl(ring->rings->epoll, EPOLL_CTL_DEL, ring->bell, NULL); /* closing is not enough: the client has it, too */
         close(ring->bell);
@@ -163,6 +226,30 @@ void ring_release(struct ring *ring)
     free(ring);
 }
 
+static void note(struct ring_wakes *wakes, const struct ring *ring)
+{
+    _Atomic uint32_t *woken = &ring->board->shared->groups[ring->place / RING_GROUP].woken;
+    uint32_t at = 0;
+    while (at < wakes->count && wakes->groups[at].woken != woken) {
+        at++;
+    }
+    if (at == wakes->count) {
+        wakes->count++;
+        wakes->groups[at].woken = woken;
+        wakes->groups[at].bits = 0;
+    }
+    wakes->groups[at].bits |= 1u << ring->place % RING_GROUP;
+}
+
+void ring_wake_all(struct ring_wakes *wakes)
+{
+    for (uint32_t i = 0; i < wakes->count; i++) {
+        atomic_fetch_add_explicit(wakes->groups[i].woken, 1, memory_order_release);
+        ring_futex_wake(wakes->groups[i].woken, wakes->groups[i].bits);
+    }
+    wakes->count = 0;
+}
+
 void ring_close(struct ring *ring)
 {
     struct rings *rings = ring->rings;
@@ -171,10 +258,12 @@ void ring_close(struct ring *ring)
     rings->table[ring->index] = last;
     last->index = ring->index;
     pthread_mutex_unlock(&rings->lock);
+    struct ring_wakes wakes = {0};
     for (uint32_t i = 0; i < ring->slots; i++) {
-        atomic_store_explicit(&ring->segment->slots[i].state, RING_CLOSED, memory_order_release);
-        ring_wake(ring, i);
+        atomic_store_explicit(&ring->segment->slots[i].state, RING_CLOSED, memory_order_seq_cst);
     }
+    note(&wakes, ring);
+    ring_wake_all(&wakes);
     ring_release(ring);
 }
 
@@ -186,6 +275,11 @@ const struct ring_owner *ring_owner(const struct ring *ring)
 struct client *ring_client(const struct ring *ring)
 {
     return ring->client;
+}
+
+uint32_t ring_place(const struct ring *ring)
+{
+    return ring->place;
 }
 
 uint32_t rings_count(struct rings *rings)
@@ -203,10 +297,12 @@ static bool set_sign(struct rings *rings)
 {
     bool ring = rings->asleep != 0 && rings->looking == 0;
     bool rises = ring && !rings->ringing;
-    if (ring != rings->ringing) {
-        rings->ringing = ring;
-        atomic_store_explicit(&rings->sign->ring, ring, memory_order_seq_cst);
+    for (int i = 0; i < BOARDS_MAX && ring != rings->ringing; i++) {
+        if (rings->boards[i].shared != NULL) {
+            atomic_store_explicit(&rings->boards[i].shared->ring, ring, memory_order_seq_cst);
+        }
     }
+    rings->ringing = ring;
     return rises;
 }
 
@@ -400,16 +496,13 @@ void rings_awake(struct rings *rings)
 
 /* ---- answering ------------------------------------------------------------------------------------------------------ */
 
-bool ring_answer(struct ring *ring, uint32_t slot, const uint8_t *frame, size_t len)
+void ring_answer(struct ring *ring, uint32_t slot, const uint8_t *frame, size_t len, struct ring_wakes *wakes)
 {
     struct ring_slot *shared = &ring->segment->slots[slot];
     memcpy(shared->frame, frame, len);
     /* free before the client sees the answer: its next request may follow at once */
     atomic_fetch_and_explicit(&ring->busy, ~(1u << slot), memory_order_release);
-    return atomic_exchange_explicit(&shared->state, RING_ANSWER, memory_order_acq_rel) == RING_ASLEEP;
-}
-
-void ring_wake(struct ring *ring, uint32_t slot)
-{
-    ring_futex_wake(&ring->segment->slots[slot].state);
+    if (atomic_exchange_explicit(&shared->state, RING_ANSWER, memory_order_acq_rel) == RING_ASLEEP) {
+        note(wakes, ring);
+    }
 }

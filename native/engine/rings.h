@@ -39,12 +39,11 @@ struct ring_watch {
     struct ring_spin spin;
 };
 
-/* `epoll`: where the workers sleep; an event with the tag `bell` means no more than "look". NULL: no memory, or a kernel
- * that cannot seal a page against its readers; then there are no rings. */
+/* `epoll`: where the workers sleep; an event with the tag `bell` means no more than "look". NULL: no memory. */
 struct rings *rings_new(struct rights *rights, uint32_t workers, int epoll, uint64_t bell);
 
-/* A ring of so many slots, 1 to RING_SLOTS. `fds`: segment, sign, bell, the caller's to send; it closes the first.
- * CKR_DEVICE_MEMORY: enough rings. */
+/* A ring of so many slots, 1 to RING_SLOTS. `fds`: segment, board, bell, the caller's to send; it closes the first.
+ * CKR_DEVICE_MEMORY: enough rings, or a kernel that cannot seal a page against its readers. */
 uint64_t ring_open(struct rings *rings, const struct ring_owner *owner, const struct client *client, uint32_t slots,
                    struct ring **out, int fds[RING_FDS]);
 /* Nothing is taken from it any more; whoever waits on it is told. Gives the opener's reference back. */
@@ -53,6 +52,7 @@ struct ring *ring_hold(struct ring *ring);
 void ring_release(struct ring *ring);
 const struct ring_owner *ring_owner(const struct ring *ring);
 struct client *ring_client(const struct ring *ring);
+uint32_t ring_place(const struct ring *ring); /* on its board */
 
 /* Whatever is waiting is one batch: takes this worker's share of it, up to RING_BATCH requests of any clients, and wakes a
  * sleeping worker for the rest. A worker that gets some no longer counts as looking. */
@@ -66,9 +66,19 @@ bool rings_spin(struct rings *rings, struct ring_watch *watch);
 bool rings_sleep(struct rings *rings, struct ring_watch *watch);
 void rings_awake(struct rings *rings);
 
-/* Puts an answer, a whole frame of at most RING_FRAME bytes, where its request was. true: the client sleeps; ring_wake it, at once or a little later. */
-bool ring_answer(struct ring *ring, uint32_t slot, const uint8_t *frame, size_t len);
-void ring_wake(struct ring *ring, uint32_t slot);
+/* Clients to be woken together: see ring_wake_all. Their rings are held until then. */
+struct ring_wakes {
+    uint32_t count;
+    struct {
+        _Atomic uint32_t *woken;
+        uint32_t bits;
+    } groups[RING_BATCH];
+};
+
+/* Puts an answer, a whole frame of at most RING_FRAME bytes, where its request was. A client that sleeps is noted in `wakes`,
+ * which has room for a batch. */
+void ring_answer(struct ring *ring, uint32_t slot, const uint8_t *frame, size_t len, struct ring_wakes *wakes);
+void ring_wake_all(struct ring_wakes *wakes);
 
 uint32_t rings_count(struct rings *rings);
 

@@ -19,6 +19,7 @@ enum {
     WORKERS_MAX = 64,
     HELD_MAX = 4,
     HOLD_NS = 50000,
+    BATCH_NS = 100000,   /* how long answers of a batch wait for each other's wake-up */
     SOCKETS_NS = 100000, /* how long busy rings may keep a worker from the sockets */
     OUT_LIMIT = 65536,     /* answers that may wait before no more requests are taken */
     LISTENER = 0xFFFFFFFF, /* epoll tags beside the slots */
@@ -34,7 +35,6 @@ struct worker {
     uint32_t held_count;
     struct ring_watch watch;
     struct ring_request *taken; /* RING_BATCH of them */
-    bool sleepers[RING_BATCH];  /* whose clients are to be woken */
 };
 
 struct server {
@@ -130,7 +130,7 @@ static bool send_ring(struct worker *worker, struct connection *connection, cons
 {
     uint8_t frame[WIRE_HEADER_SIZE + 16];
     struct wire_writer writer = wire_writer(frame + WIRE_HEADER_SIZE, sizeof frame - WIRE_HEADER_SIZE);
-    const struct wire_ring_response response = {slots, (uint32_t)ring_size(slots)};
+    const struct wire_ring_response response = {slots, (uint32_t)ring_size(slots), ring_place(connection->ring)};
     if (wire_put_ring_response(&writer, &response) != WIRE_OK) {
         return false;
     }
@@ -323,12 +323,11 @@ static enum outcome run_taken(struct worker *worker, const struct ring_request *
     return dispatch(&server->dispatch, &worker->executor, &request, len);
 }
 
-static void wake_taken(struct worker *worker, uint32_t from, uint32_t to)
+/* Requests [from, to) are done with: who waits for them is woken. */
+static void settle(struct worker *worker, struct ring_wakes *wakes, uint32_t from, uint32_t to)
 {
+    ring_wake_all(wakes);
     for (uint32_t i = from; i < to; i++) {
-        if (worker->sleepers[i]) {
-            ring_wake(worker->taken[i].ring, worker->taken[i].slot);
-        }
         ring_release(worker->taken[i].ring);
     }
 }
@@ -336,29 +335,28 @@ static void wake_taken(struct worker *worker, uint32_t from, uint32_t to)
 /* One batch. Answers are seen at once by who spins; sleepers are woken together, while the operations are quick: see work. */
 static void serve_rings(struct worker *worker, uint32_t count)
 {
-    uint32_t woken = 0;
-    uint64_t before = ring_now_ns(), held_since = before;
+    struct ring_wakes wakes = {0};
+    uint32_t settled = 0;
+    uint64_t since = ring_now_ns();
     for (uint32_t i = 0; i < count; i++) {
         const struct ring_request *taken = &worker->taken[i];
         size_t len;
-        worker->sleepers[i] = false;
         enum outcome outcome = run_taken(worker, taken, &len);
         if (i + 1 == count) {
             rings_watch(worker->server->rings, &worker->watch); /* who goes on at once need not ring */
         }
         if (outcome == ANSWERED) {
-            worker->sleepers[i] = ring_answer(taken->ring, taken->slot, worker->executor.frame, len);
+            ring_answer(taken->ring, taken->slot, worker->executor.frame, len, &wakes);
         } else if (outcome == REFUSED) {
             expel(worker->server, taken->ring);
         }
         OPENSSL_cleanse((void *)(uintptr_t)taken->payload, taken->sound ? taken->header.length : 0);
         uint64_t now = ring_now_ns();
-        if (i + 1 == count || now - before > HOLD_NS || now - held_since > 2 * HOLD_NS) {
-            wake_taken(worker, woken, i + 1);
-            woken = i + 1;
-            held_since = now;
+        if (i + 1 == count || now - since > BATCH_NS) {
+            settle(worker, &wakes, settled, i + 1);
+            settled = i + 1;
+            since = now;
         }
-        before = now;
     }
 }
 
@@ -487,9 +485,9 @@ static void finish(struct server *server, struct held *held)
 static void deliver(const struct sink *sink, const uint8_t *frame, size_t len)
 {
     if (sink->ring != NULL) {
-        if (ring_answer(sink->ring, sink->slot, frame, len)) {
-            ring_wake(sink->ring, sink->slot);
-        }
+        struct ring_wakes wakes = {0};
+        ring_answer(sink->ring, sink->slot, frame, len, &wakes);
+        ring_wake_all(&wakes);
         return;
     }
     struct connection *connection = sink->connection;

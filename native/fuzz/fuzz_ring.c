@@ -109,8 +109,10 @@ static void run(const struct ring_request *one)
                                     .header = one->header, .payload = one->payload, .room = RING_FRAME};
     size_t len;
     enum outcome outcome = one->sound ? dispatch(&shared, &executor, &request, &len) : REFUSED;
+    struct ring_wakes wakes = {0};
     if (outcome == ANSWERED) {
-        ring_answer(one->ring, one->slot, executor.frame, len);
+        ring_answer(one->ring, one->slot, executor.frame, len, &wakes);
+        ring_wake_all(&wakes);
     }
     MUST(outcome != REFUSED || one->ring != honest.ring);
     if (outcome == REFUSED && one->ring == hostile.ring) {
@@ -135,7 +137,9 @@ static void firmware(void)
     for (struct held *held; (held = queue_next(queue, 0, &stopped)) != NULL;) {
         queue_take(queue, held->id);
         size_t len = dispatch_seal(&shared, &held->header, CKR_KEY_HANDLE_INVALID, frame, 0, RING_FRAME);
-        ring_answer(held->sink.ring, held->sink.slot, frame, len);
+        struct ring_wakes wakes = {0};
+        ring_answer(held->sink.ring, held->sink.slot, frame, len, &wakes);
+        ring_wake_all(&wakes);
         ring_release(held->sink.ring);
         rights_client_release(rights, held->client);
         held_free(held);

@@ -13,7 +13,7 @@
 #include "slot.h"
 
 enum {
-    FDS = 3, /* segment, sign, bell */
+    FDS = 3, /* segment, board, bell */
     SLICE_NS = 20000000, /* between two looks at the socket: how long a dead HSM goes unnoticed */
 };
 
@@ -46,18 +46,20 @@ static void *map(int fd, size_t size, int protection)
     return memory;
 }
 
-static bool take_over(struct link_ring *ring, int fds[FDS])
+static bool take_over(struct link_ring *ring, uint32_t place, int fds[FDS])
 {
     struct ring_segment *segment = map(fds[0], ring_size(1), PROT_READ | PROT_WRITE);
-    const struct ring_sign *sign = segment == NULL ? NULL : map(fds[1], sizeof *sign, PROT_READ);
-    if (sign == NULL) {
+    const struct ring_board *board = segment == NULL ? NULL : map(fds[1], sizeof *board, PROT_READ);
+    if (board == NULL) {
         if (segment != NULL) {
             munmap(segment, ring_size(1));
         }
         return false;
     }
     ring->segment = segment;
-    ring->sign = sign;
+    ring->board = board;
+    ring->woken = &board->groups[place / RING_GROUP].woken;
+    ring->bit = 1u << place % RING_GROUP;
     ring->bell = fds[2];
     fds[2] = -1;
     return true;
@@ -114,7 +116,13 @@ enum link_result link_ring_open(struct link *link)
     }
     bool ours = wire_get_header(frame, &header) == WIRE_OK && header.op == (WIRE_OP_RING | WIRE_RESPONSE) && header.seq == link->seq &&
                 len == WIRE_HEADER_SIZE + (size_t)header.length;
-    bool given = ours && header.word == CKR_OK && fds[0] >= 0 && take_over(&link->ring, fds);
+    bool given = ours && header.word == CKR_OK && fds[0] >= 0;
+    if (given) {
+        struct wire_reader reader = wire_reader(frame + WIRE_HEADER_SIZE, header.length);
+        struct wire_ring_response response;
+        given = wire_get_ring_response(&reader, &response) == WIRE_OK && response.place < RING_PLACES &&
+                take_over(&link->ring, response.place, fds);
+    }
     close_all(fds);
     if (ours && !given) {
         log_line(LEVEL_INFO, "no shared memory with %s (0x%lx); the socket takes everything",
@@ -135,7 +143,7 @@ void link_ring_close(struct link *link)
 {
     if (link->ring.segment != NULL) {
         munmap(link->ring.segment, ring_size(1));
-        munmap((void *)(uintptr_t)link->ring.sign, sizeof *link->ring.sign);
+        munmap((void *)(uintptr_t)link->ring.board, sizeof *link->ring.board);
     }
     link_ring_forget(link);
 }
@@ -149,7 +157,7 @@ static void submit(struct link_ring *ring, struct ring_slot *slot, const uint8_t
     atomic_store_explicit(&ring->segment->processor, (uint32_t)sched_getcpu(), memory_order_relaxed);
     atomic_store_explicit(&slot->state, RING_REQUEST, memory_order_relaxed);
     atomic_fetch_or_explicit(&ring->segment->waiting, 1, memory_order_seq_cst);
-    if (atomic_load_explicit(&ring->sign->ring, memory_order_seq_cst) != 0 && write(ring->bell, &one, sizeof one) < 0) {
+    if (atomic_load_explicit(&ring->board->ring, memory_order_seq_cst) != 0 && write(ring->bell, &one, sizeof one) < 0) {
         return; /* full: it has rung */
     }
 }
@@ -181,21 +189,19 @@ static bool hung_up(const struct link *link)
 /* true: the answer is there. */
 static bool wait_answer(struct link *link, struct ring_slot *slot, unsigned patience)
 {
-    uint32_t state = first_look(&link->ring.spin, slot);
-    uint64_t give_up = 0;
+    struct link_ring *ring = &link->ring;
+    uint32_t state = first_look(&ring->spin, slot);
+    uint64_t now = settled(state) ? 0 : ring_now_ns(), give_up = now + (uint64_t)patience * module_config()->timeout_ms * 1000000u;
     while (!settled(state)) {
+        uint32_t seen = atomic_load_explicit(ring->woken, memory_order_acquire);
+        uint64_t slice_end = now + SLICE_NS;
         if (state == RING_REQUEST &&
             !atomic_compare_exchange_strong_explicit(&slot->state, &state, RING_ASLEEP, memory_order_acq_rel, memory_order_acquire)) {
             continue;
         }
-        ring_futex_wait(&slot->state, RING_ASLEEP, SLICE_NS);
+        ring_futex_wait(ring->woken, seen, ring->bit, slice_end);
         state = atomic_load_explicit(&slot->state, memory_order_acquire);
-        if (settled(state)) {
-            break;
-        }
-        uint64_t now = ring_now_ns();
-        give_up = give_up == 0 ? now + (uint64_t)patience * module_config()->timeout_ms * 1000000u : give_up;
-        if (now > give_up || hung_up(link)) {
+        if (!settled(state) && (now = ring_now_ns()) >= slice_end && (now > give_up || hung_up(link))) {
             return false;
         }
     }

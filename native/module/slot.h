@@ -21,7 +21,9 @@ struct credentials {
 struct link_ring {
     bool asked;                   /* on this connection */
     struct ring_segment *segment; /* NULL: there is none, the socket takes everything */
-    const struct ring_sign *sign;
+    const struct ring_board *board;
+    const _Atomic uint32_t *woken; /* on the board */
+    uint32_t bit;
     int bell;
     struct ring_spin spin;
 };

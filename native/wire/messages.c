@@ -369,6 +369,7 @@ enum wire_result wire_get_ring_response(struct wire_reader *reader, struct wire_
 {
     WIRE_TRY(wire_get_u32(reader, &out->slots));
     WIRE_TRY(wire_get_u32(reader, &out->size));
+    WIRE_TRY(wire_get_u32(reader, &out->place));
     return wire_get_end(reader);
 }
 
@@ -377,7 +378,8 @@ enum wire_result wire_put_ring_response(struct wire_writer *writer, const struct
     size_t start = writer->len;
     enum wire_result result = WIRE_OK;
     (void)((result = wire_put_u32(writer, in->slots)) == WIRE_OK &&
-        (result = wire_put_u32(writer, in->size)) == WIRE_OK);
+        (result = wire_put_u32(writer, in->size)) == WIRE_OK &&
+        (result = wire_put_u32(writer, in->place)) == WIRE_OK);
     if (result != WIRE_OK) {
         writer->len = start;
     }
@@ -2037,7 +2039,7 @@ static const uint8_t token_info_response_fields[] = {WIRE_FIELD_BYTES, WIRE_FIEL
 static const uint8_t hsm_info_request_fields[] = {WIRE_FIELD_END};
 static const uint8_t hsm_info_response_fields[] = {WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_END};
 static const uint8_t ring_request_fields[] = {WIRE_FIELD_U32, WIRE_FIELD_END};
-static const uint8_t ring_response_fields[] = {WIRE_FIELD_U32, WIRE_FIELD_U32, WIRE_FIELD_END};
+static const uint8_t ring_response_fields[] = {WIRE_FIELD_U32, WIRE_FIELD_U32, WIRE_FIELD_U32, WIRE_FIELD_END};
 static const uint8_t open_sessions_request_fields[] = {WIRE_FIELD_HANDLES, WIRE_FIELD_TYPES, WIRE_FIELD_END};
 static const uint8_t open_sessions_response_fields[] = {WIRE_FIELD_END};
 static const uint8_t close_sessions_request_fields[] = {WIRE_FIELD_HANDLES, WIRE_FIELD_END};

@@ -236,6 +236,7 @@ struct wire_ring_request {
 struct wire_ring_response {
     uint32_t slots;
     uint32_t size;
+    uint32_t place;
 };
 struct wire_open_sessions_request {
     struct wire_list ids;

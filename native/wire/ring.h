@@ -1,28 +1,31 @@
 /* The ring: shared memory beside a connection's socket, in which a client puts hot requests and finds their answers.
  *
  * The HSM makes a segment for a connection that asks (operation RING), seals its size, and passes it over the socket with
- * two more descriptors: a page that all clients read and the HSM alone writes (struct ring_sign), and an eventfd, the bell.
- * The socket stays open: it carries every other operation, and either side's end shows as its hang-up.
+ * two more descriptors: the board, a page that the clients of one user read and the HSM alone writes, and an eventfd, the
+ * bell. The socket stays open: it carries every other operation, and either side's end shows as its hang-up.
  *
  * A slot holds one request at a time, then its answer, both whole frames (wire.h) in the same bytes. A request:
  *
  *   client   frame := request; state := REQUEST; waiting |= bit (seq_cst)
- *            if sign.ring (seq_cst): write the bell
- *            wait for ANSWER: spin a little, then REQUEST -> ASLEEP and FUTEX_WAIT on it, a slice at a time, with a look
- *            at the socket in between
+ *            if board.ring (seq_cst): write the bell
+ *            wait for ANSWER: spin a little, then seen := board.woken[group]; REQUEST -> ASLEEP (or it is answered);
+ *            FUTEX_WAIT_BITSET on woken[group] = seen with the bit of its place, a slice at a time, with a look at the
+ *            socket in between
  *   HSM      a worker that looks finds the bit, clears it and marks the slot busy in its own memory; copies the frame out,
  *            and from then on works on the copy; frame := answer; not busy; old := exchange(state, ANSWER);
- *            FUTEX_WAKE if old was ASLEEP
+ *            if old was ASLEEP: woken[group] += 1, FUTEX_WAKE_BITSET with the bits of all whom it answered: one system
+ *            call for a batch, after which its clients run one after the other
  *
- * No wake-up is lost between a client and the workers: a worker that goes to sleep stores sign.ring := 1, then looks at every
- * `waiting` once more (both seq_cst). Either that look finds the bit, or the client's later load finds the 1. A worker
- * that is awake looks again before it sleeps, so a 0 that a client reads is always followed by a look. Between client and
- * answer the futex itself compares ASLEEP.
+ * No wake-up is lost between a client and the workers: a worker that goes to sleep stores board.ring := 1, then looks at
+ * every `waiting` once more (both seq_cst). Either that look finds the bit, or the client's later load finds the 1. A worker
+ * that is awake looks again before it sleeps, so a 0 that a client reads is always followed by a look. Nor between an
+ * answer and its client: `seen` is older than ASLEEP, and woken changes after ASLEEP was found.
  *
  * CLOSED: the HSM has ended the connection; nothing put here is answered.
  *
  * What the other side may do: a client may write anything anywhere in its own segment at any time. It then gets wrong
- * answers, or none, or loses its connection; the HSM reads a frame once, bounded, and believes no state but its own. */
+ * answers, or none, or loses its connection; the HSM reads a frame once, bounded, and believes no state but its own. On the
+ * board a client can at most wait in others' places, which costs the HSM wake-ups of that user's processes. */
 #ifndef HSMSIM_RING_H
 #define HSMSIM_RING_H
 
@@ -41,6 +44,9 @@ enum {
     RING_SLOTS = 16,
     RING_SLOT_SIZE = 8192 - RING_LINE, /* one slot and the segment's head fill two pages */
     RING_FRAME = RING_SLOT_SIZE - RING_LINE,
+    RING_GROUPS = 8,
+    RING_GROUP = 32, /* places: bits of a futex's set */
+    RING_PLACES = RING_GROUPS * RING_GROUP,
     RING_SLACK = 1024, /* an answer is at most this much longer than its request, but RANDOM's */
 };
 
@@ -57,8 +63,11 @@ struct ring_segment {
     struct ring_slot slots[];
 };
 
-struct ring_sign {
-    _Atomic uint32_t ring; /* 1: no worker is looking; write the bell */
+struct ring_board {
+    alignas(RING_LINE) _Atomic uint32_t ring; /* 1: no worker is looking; write the bell */
+    struct {
+        alignas(RING_LINE) _Atomic uint32_t woken; /* how often clients with a place in this group were woken */
+    } groups[RING_GROUPS];
 };
 
 static_assert(sizeof(struct ring_slot) == RING_SLOT_SIZE, "no padding");
@@ -85,16 +94,16 @@ static inline uint64_t ring_now_ns(void)
     return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
 }
 
-/* Not the private kind: the two sides are processes of their own. */
-static inline void ring_futex_wait(_Atomic uint32_t *word, uint32_t value, uint64_t ns)
+/* Not the private kind: the two sides are processes of their own. `until`: CLOCK_MONOTONIC. */
+static inline void ring_futex_wait(const _Atomic uint32_t *word, uint32_t value, uint32_t bits, uint64_t until)
 {
-    const struct timespec patience = {.tv_sec = (time_t)(ns / 1000000000u), .tv_nsec = (long)(ns % 1000000000u)};
-    syscall(SYS_futex, word, FUTEX_WAIT, value, &patience, NULL, 0);
+    const struct timespec at = {.tv_sec = (time_t)(until / 1000000000u), .tv_nsec = (long)(until % 1000000000u)};
+    syscall(SYS_futex, word, FUTEX_WAIT_BITSET, value, &at, NULL, bits);
 }
 
-static inline void ring_futex_wake(_Atomic uint32_t *word)
+static inline void ring_futex_wake(_Atomic uint32_t *word, uint32_t bits)
 {
-    syscall(SYS_futex, word, FUTEX_WAKE, 1, NULL, NULL, 0);
+    syscall(SYS_futex, word, FUTEX_WAKE_BITSET, INT32_MAX, NULL, NULL, bits);
 }
 
 /* ---- spinning that adapts -------------------------------------------------------------------------------------------

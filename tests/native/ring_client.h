@@ -9,17 +9,17 @@
 #include "ring.h"
 
 struct ring_client {
-    int fd, memory, sign_memory, bell;
-    uint32_t slots;
+    int fd, memory, board_memory, bell;
+    uint32_t slots, place;
     struct ring_segment *segment;
-    const struct ring_sign *sign;
+    const struct ring_board *board;
     atomic_ullong seq;
 };
 
 /* The answer to RING, and what came with it. false: the HSM ended the connection. */
-static bool ask_ring(int fd, uint32_t slots, uint64_t *rv, int fds[3])
+static bool ask_ring(int fd, uint32_t slots, uint64_t *rv, uint32_t *place, int fds[3])
 {
-    uint8_t payload[4], frame[WIRE_HEADER_SIZE + 8];
+    uint8_t payload[4], frame[WIRE_HEADER_SIZE + 12];
     struct wire_writer writer = wire_writer(payload, sizeof payload);
     const struct wire_ring_request request = {slots};
     CHECK(wire_put_ring_request(&writer, &request) == WIRE_OK);
@@ -45,7 +45,8 @@ static bool ask_ring(int fd, uint32_t slots, uint64_t *rv, int fds[3])
         CHECK(rights->cmsg_len == CMSG_LEN(sizeof(int) * 3));
         memcpy(fds, CMSG_DATA(rights), sizeof(int) * 3);
         CHECK(wire_get_ring_response(&reader, &response) == WIRE_OK);
-        CHECK(response.slots == slots && response.size == ring_size(slots));
+        CHECK(response.slots == slots && response.size == ring_size(slots) && response.place < RING_PLACES);
+        *place = response.place;
     }
     return true;
 }
@@ -55,22 +56,22 @@ static struct ring_client ring_connect(int fd, uint32_t slots)
     struct ring_client client = {.fd = fd, .slots = slots};
     uint64_t rv;
     int fds[3];
-    CHECK(ask_ring(fd, slots, &rv, fds) && rv == CKR_OK);
+    CHECK(ask_ring(fd, slots, &rv, &client.place, fds) && rv == CKR_OK);
     client.memory = fds[0];
-    client.sign_memory = fds[1];
+    client.board_memory = fds[1];
     client.bell = fds[2];
     client.segment = mmap(NULL, ring_size(slots), PROT_READ | PROT_WRITE, MAP_SHARED, fds[0], 0);
-    client.sign = mmap(NULL, sizeof *client.sign, PROT_READ, MAP_SHARED, fds[1], 0);
-    CHECK(client.segment != MAP_FAILED && client.sign != MAP_FAILED);
+    client.board = mmap(NULL, sizeof *client.board, PROT_READ, MAP_SHARED, fds[1], 0);
+    CHECK(client.segment != MAP_FAILED && client.board != MAP_FAILED);
     return client;
 }
 
 static void ring_disconnect(struct ring_client *client)
 {
     munmap(client->segment, ring_size(client->slots));
-    munmap((void *)(uintptr_t)client->sign, sizeof *client->sign);
+    munmap((void *)(uintptr_t)client->board, sizeof *client->board);
     close(client->memory);
-    close(client->sign_memory);
+    close(client->board_memory);
     close(client->bell);
     close(client->fd);
 }
@@ -90,7 +91,7 @@ static void ring_submit(struct ring_client *client, uint32_t bits)
 {
     const uint64_t one = 1;
     atomic_fetch_or(&client->segment->waiting, bits);
-    if (atomic_load(&client->sign->ring) != 0) {
+    if (atomic_load(&client->board->ring) != 0) {
         CHECK(write(client->bell, &one, sizeof one) == (ssize_t)sizeof one);
     }
 }
@@ -99,13 +100,14 @@ static void ring_submit(struct ring_client *client, uint32_t bits)
 static uint32_t ring_wait(struct ring_client *client, uint32_t slot)
 {
     _Atomic uint32_t *state = &client->segment->slots[slot].state;
+    const _Atomic uint32_t *woken = &client->board->groups[client->place / RING_GROUP].woken;
     for (uint64_t until = ring_now_ns() + UINT64_C(20000000000);;) {
-        uint32_t seen = RING_REQUEST;
-        if (!atomic_compare_exchange_strong(state, &seen, RING_ASLEEP) && seen != RING_ASLEEP) {
-            return seen;
+        uint32_t seen = atomic_load(woken), found = RING_REQUEST;
+        if (!atomic_compare_exchange_strong(state, &found, RING_ASLEEP) && found != RING_ASLEEP) {
+            return found;
         }
         CHECK(ring_now_ns() < until);
-        ring_futex_wait(state, RING_ASLEEP, until - ring_now_ns());
+        ring_futex_wait(woken, seen, 1u << client->place % RING_GROUP, until);
     }
 }
 

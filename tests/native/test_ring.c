@@ -78,20 +78,21 @@ static void test_descriptors(void)
     uint8_t cookie[16];
     int fds[3], first = logged_in(cookie);
     uint64_t rv;
-    CHECK(ask_ring(first, 0, &rv, fds) && rv == CKR_ARGUMENTS_BAD);
-    CHECK(ask_ring(first, RING_SLOTS + 1, &rv, fds) && rv == CKR_ARGUMENTS_BAD);
+    uint32_t place;
+    CHECK(ask_ring(first, 0, &rv, &place, fds) && rv == CKR_ARGUMENTS_BAD);
+    CHECK(ask_ring(first, RING_SLOTS + 1, &rv, &place, fds) && rv == CKR_ARGUMENTS_BAD);
     struct ring_client client = ring_connect(first, RING_SLOTS);
     CHECK(rings_open() == 1);
     CHECK(ftruncate(client.memory, 0) != 0 && ftruncate(client.memory, 1 << 20) != 0);
     CHECK(fcntl(client.memory, F_ADD_SEALS, F_SEAL_WRITE) != 0);
-    CHECK(mmap(NULL, sizeof *client.sign, PROT_READ | PROT_WRITE, MAP_SHARED, client.sign_memory, 0) == MAP_FAILED);
-    CHECK(write(client.sign_memory, "1", 1) < 0 && ftruncate(client.sign_memory, 0) != 0);
-    CHECK(fallocate(client.sign_memory, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096) != 0);
-    CHECK(!ask_ring(first, 1, &rv, fds)); /* a second one for a connection is not what a client of ours asks */
+    CHECK(mmap(NULL, sizeof *client.board, PROT_READ | PROT_WRITE, MAP_SHARED, client.board_memory, 0) == MAP_FAILED);
+    CHECK(write(client.board_memory, "1", 1) < 0 && ftruncate(client.board_memory, 0) != 0);
+    CHECK(fallocate(client.board_memory, FALLOC_FL_PUNCH_HOLE | FALLOC_FL_KEEP_SIZE, 0, 4096) != 0);
+    CHECK(!ask_ring(first, 1, &rv, &place, fds)); /* a second one for a connection is not what a client of ours asks */
     CHECK(ring_wait(&client, 0) == RING_CLOSED || atomic_load(&client.segment->slots[0].state) == RING_CLOSED);
     ring_disconnect(&client);
     int stranger = open_socket();
-    CHECK(!ask_ring(stranger, 1, &rv, fds)); /* before HELLO */
+    CHECK(!ask_ring(stranger, 1, &rv, &place, fds)); /* before HELLO */
     close(stranger);
     wait_rings(0);
 }
