@@ -2,7 +2,6 @@
  * while its requests are taken and answered. Whatever that is, the honest client's next signature is the right one.
  *
  * An input is a list of commands, one byte each with what follows it: see enum command. */
-#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -10,6 +9,7 @@
 #include <unistd.h>
 
 #include "dispatch.h"
+#include "fuzz.h"
 #include "pkcs11.h"
 #include "rings.h"
 
@@ -42,14 +42,6 @@ struct side {
 };
 static struct side hostile, honest;
 
-#define MUST(condition)                                                             \
-    do {                                                                            \
-        if (!(condition)) {                                                         \
-            fprintf(stderr, "%s:%d: not so: %s\n", __FILE__, __LINE__, #condition); \
-            abort();                                                                \
-        }                                                                           \
-    } while (0)
-
 /* ---- the HSM ------------------------------------------------------------------------------------------------------- */
 
 static void load_key(void)
@@ -59,18 +51,18 @@ static void load_key(void)
     uint8_t masked[256];
     size_t len = sizeof masked;
     struct key_object *object;
-    MUST(material_generate(masking, CKK_GENERIC_SECRET, size, sizeof size, masked, &len) == CKR_OK);
+    FUZZ_CHECK(material_generate(masking, CKK_GENERIC_SECRET, size, sizeof size, masked, &len) == CKR_OK);
     const he_key key = {.handle = KEY, .partition = 1, .usage = 12, .flags = HE_KEY_PRIVATE, .users = &user, .user_count = 1,
                         .material = {CKO_SECRET_KEY, CKK_GENERIC_SECRET, masked, len}};
-    MUST(key_object_open(masking, &key.material, &object) == CKR_OK && rights_key_load(rights, &key, object) == CKR_OK);
+    FUZZ_CHECK(key_object_open(masking, &key.material, &object) == CKR_OK && rights_key_load(rights, &key, object) == CKR_OK);
 }
 
 static struct client *new_client(void)
 {
     const uint64_t session = 1;
     struct client *client = rights_client_add(rights);
-    MUST(client != NULL && rights_client_bind(rights, client->id, 1) == CKR_OK && rights_client_user(rights, client->id, USER, 2) == CKR_OK);
-    MUST(rights_sessions_open(rights, client->id, &session, 1) == CKR_OK);
+    FUZZ_CHECK(client != NULL && rights_client_bind(rights, client->id, 1) == CKR_OK && rights_client_user(rights, client->id, USER, 2) == CKR_OK);
+    FUZZ_CHECK(rights_sessions_open(rights, client->id, &session, 1) == CKR_OK);
     return client;
 }
 
@@ -78,9 +70,9 @@ static void open_side(struct side *side)
 {
     const struct ring_owner nobody = {0};
     int fds[RING_FDS];
-    MUST(ring_open(rings, &nobody, side->client, SLOTS, &side->ring, fds) == CKR_OK);
+    FUZZ_CHECK(ring_open(rings, &nobody, side->client, SLOTS, &side->ring, fds) == CKR_OK);
     side->segment = mmap(NULL, ring_size(SLOTS), PROT_READ | PROT_WRITE, MAP_SHARED, fds[0], 0);
-    MUST(side->segment != MAP_FAILED);
+    FUZZ_CHECK(side->segment != MAP_FAILED);
     close(fds[0]);
 }
 
@@ -114,7 +106,7 @@ static void run(const struct ring_request *one)
         ring_answer(one->ring, one->slot, executor.frame, len, &wakes);
         ring_wake_all(&wakes);
     }
-    MUST(outcome != REFUSED || one->ring != honest.ring);
+    FUZZ_CHECK(outcome != REFUSED || one->ring != honest.ring);
     if (outcome == REFUSED && one->ring == hostile.ring) {
         close_side(&hostile);
         open_side(&hostile);
@@ -148,12 +140,12 @@ static void firmware(void)
 
 /* ---- clients --------------------------------------------------------------------------------------------------------------- */
 
-static void put_sign(struct side *side, uint32_t slot, const uint8_t *data, uint32_t len)
+static void put_sign(struct side *side, uint32_t slot, struct wire_bytes data)
 {
     uint8_t *frame = side->segment->slots[slot].frame;
     struct wire_writer writer = wire_writer(frame + WIRE_HEADER_SIZE, RING_FRAME - WIRE_HEADER_SIZE);
-    const struct wire_sign_request request = {.key = KEY, .mechanism = {.type = CKM_SHA256_HMAC}, .data = wire_bytes(data, len)};
-    MUST(wire_put_sign_request(&writer, &request) == WIRE_OK);
+    const struct wire_sign_request request = {.key = KEY, .mechanism = {.type = CKM_SHA256_HMAC}, .data = data};
+    FUZZ_CHECK(wire_put_sign_request(&writer, &request) == WIRE_OK);
     const struct wire_header header = {.length = (uint32_t)writer.len, .op = WIRE_OP_SIGN, .seq = 9, .word = 1};
     wire_set_header(frame, &header);
     atomic_store(&side->segment->slots[slot].state, RING_REQUEST);
@@ -164,61 +156,38 @@ static void honest_sign(uint8_t mac[MAC])
 {
     struct wire_header header;
     const struct ring_slot *slot = &honest.segment->slots[3];
-    put_sign(&honest, 3, (const uint8_t *)"honest", 6);
+    put_sign(&honest, 3, wire_bytes("honest", 6));
     for (int i = 0; i < 64 && atomic_load(&slot->state) != RING_ANSWER; i++) {
         take();
         answer();
     }
-    MUST(atomic_load(&slot->state) == RING_ANSWER && wire_get_header(slot->frame, &header) == WIRE_OK);
-    MUST(header.seq == 9 && header.word == CKR_OK && header.length == 4 + MAC);
+    FUZZ_CHECK(atomic_load(&slot->state) == RING_ANSWER && wire_get_header(slot->frame, &header) == WIRE_OK);
+    FUZZ_CHECK(header.seq == 9 && header.word == CKR_OK && header.length == 4 + MAC);
     memcpy(mac, slot->frame + WIRE_HEADER_SIZE + 4, MAC);
 }
 
-struct input {
-    const uint8_t *at, *end;
-};
-
-static uint64_t number(struct input *input, size_t bytes)
+static void obey(struct wire_reader *input)
 {
-    uint64_t value = 0;
-    for (size_t i = 0; i < bytes && input->at < input->end; i++) {
-        value |= (uint64_t)*input->at++ << 8 * i;
-    }
-    return value;
-}
-
-static const uint8_t *bytes(struct input *input, size_t *len)
-{
-    const uint8_t *start = input->at;
-    size_t left = (size_t)(input->end - input->at);
-    *len = *len < left ? *len : left;
-    input->at += *len;
-    return start;
-}
-
-static void obey(struct input *input)
-{
-    switch ((enum command)(number(input, 1) % COMMANDS)) {
+    switch ((enum command)(fuzz_number(input, 1) % COMMANDS)) {
     case WRITE: {
-        size_t offset = number(input, 2), len = number(input, 1);
-        const uint8_t *data = bytes(input, &len);
-        if (offset + len <= ring_size(SLOTS)) {
-            memcpy((uint8_t *)hostile.segment + offset, data, len);
+        size_t offset = fuzz_number(input, 2), len = fuzz_number(input, 1);
+        struct wire_bytes data = fuzz_bytes(input, len);
+        if (offset + data.len <= ring_size(SLOTS)) {
+            wire_copy((uint8_t *)hostile.segment + offset, data);
         }
         break;
     }
-    case WAITING: atomic_fetch_or(&hostile.segment->waiting, (uint32_t)number(input, 4)); break;
+    case WAITING: atomic_fetch_or(&hostile.segment->waiting, (uint32_t)fuzz_number(input, 4)); break;
     case STATE: {
-        uint32_t slot = (uint32_t)number(input, 1) % SLOTS;
-        atomic_store(&hostile.segment->slots[slot].state, (uint32_t)number(input, 1));
+        uint32_t slot = (uint32_t)fuzz_number(input, 1) % SLOTS;
+        atomic_store(&hostile.segment->slots[slot].state, (uint32_t)fuzz_number(input, 1));
         break;
     }
-    case PROCESSOR: atomic_store(&hostile.segment->processor, (uint32_t)number(input, 1)); break;
+    case PROCESSOR: atomic_store(&hostile.segment->processor, (uint32_t)fuzz_number(input, 1)); break;
     case SIGN: {
-        uint32_t slot = (uint32_t)number(input, 1) % SLOTS;
-        size_t len = number(input, 1);
-        const uint8_t *data = bytes(input, &len);
-        put_sign(&hostile, slot, data, (uint32_t)len);
+        uint32_t slot = (uint32_t)fuzz_number(input, 1) % SLOTS;
+        size_t len = fuzz_number(input, 1);
+        put_sign(&hostile, slot, fuzz_bytes(input, len));
         break;
     }
     case TAKE: take(); break;
@@ -233,9 +202,6 @@ static void forget_keys(void) /* LeakSanitizer does not see into the arena */
     rights_keys_clear(rights);
 }
 
-int LLVMFuzzerInitialize(int *argc, char ***argv);
-int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
-
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     static _Atomic uint64_t serve_until = UINT64_MAX, epoch = 1;
@@ -245,8 +211,8 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     rights = rights_new(0);
     queue = queue_new();
     rings = rings_new(rights, 1, epoll_create1(EPOLL_CLOEXEC), 0);
-    MUST(masking != NULL && rights != NULL && queue != NULL && rings != NULL);
-    MUST(masking_create(masking) == CKR_OK && executor_init(&executor));
+    FUZZ_CHECK(masking != NULL && rights != NULL && queue != NULL && rings != NULL);
+    FUZZ_CHECK(masking_create(masking) == CKR_OK && executor_init(&executor));
     shared = (struct dispatch){.rights = rights, .queue = queue, .serve_until = &serve_until, .epoch = &epoch};
     load_key();
     atexit(forget_keys);
@@ -260,14 +226,14 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
-    struct input input = {data, data + size};
-    for (int i = 0; i < 64 && input.at < input.end; i++) {
+    struct wire_reader input = wire_reader(data, size);
+    for (int i = 0; i < 64 && wire_left(&input) != 0; i++) {
         obey(&input);
     }
     uint8_t mac[MAC];
     answer();
     firmware();
     honest_sign(mac);
-    MUST(memcmp(mac, expected, MAC) == 0);
+    FUZZ_CHECK(memcmp(mac, expected, MAC) == 0);
     return 0;
 }

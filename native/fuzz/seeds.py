@@ -346,11 +346,38 @@ def key_import() -> Seeds:
     yield "wrapped", wrapped + bytes([secret + types["aes"]]) + bytes(40)
 
 
+def ring() -> Seeds:
+    """fuzz_ring: what a client does to its segment, step by step."""
+    write, waiting, state, processor, sign, take, answer, firmware = (bytes([command]) for command in range(8))
+    work = take + answer
+
+    def request(slot: int, data: bytes) -> bytes:
+        return sign + bytes([slot, len(data)]) + data
+
+    def over(slot: int, at: int, data: bytes) -> bytes:
+        offset = 64 + slot * (8192 - 64) + 64 + at
+        return write + struct.pack("<HB", offset, len(data)) + data
+
+    longest = b"\xff" * 4
+    yield "signs", request(0, b"abc") + request(15, b"x" * 200) + work
+    yield "every-slot", b"".join(request(i, bytes([i])) for i in range(16)) + work + work
+    yield "length-grows-once-taken", request(1, b"abc") + take + over(1, 0, longest) + answer
+    yield "length-grows-before", request(1, b"abc") + over(1, 0, longest) + work
+    yield "asked-again-while-busy", request(2, b"abc") + take + waiting + b"\4\0\0\0" + state + b"\2\2" + answer + work
+    yield "answered-by-python", request(4, b"abc") + over(4, 32, struct.pack("<Q", 999)) + work + firmware + work
+    codes = (0x101, 0x102, 0x106, 0x107, 0x10A, 0x20, 0x5, 0x2)
+    yield "operations", b"".join(request(5, b"abc" * 9) + over(5, 4, struct.pack("<H", code)) + work for code in codes)
+    large = struct.pack("<IH", 4, messages.Op.RANDOM)
+    yield "answer-too-large", request(6, b"") + over(6, 0, large) + over(6, 32, struct.pack("<I", 65536)) + work
+    yield "every-bit", waiting + longest + work + processor + b"\1" + waiting + longest + work
+
+
 TARGETS = {
     "fuzz_config": config,
     "fuzz_key_import": key_import,
     "fuzz_mechanism": mechanism,
     "fuzz_module_answers": module_answers,
+    "fuzz_ring": ring,
     "fuzz_server_frames": server_frames,
     "fuzz_template": template,
     "fuzz_wire_messages": wire_messages,
