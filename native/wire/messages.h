@@ -921,6 +921,7 @@ WIRE_MUST enum wire_result wire_put_join_response(struct wire_writer *writer, co
     X(PING, ping) \
     X(TOKEN_INFO, token_info) \
     X(HSM_INFO, hsm_info) \
+    X(RING, ring) \
     X(OPEN_SESSIONS, open_sessions) \
     X(CLOSE_SESSIONS, close_sessions) \
     X(LOGIN, login) \
