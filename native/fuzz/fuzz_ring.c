@@ -2,6 +2,7 @@
  * while its requests are taken and answered. Whatever that is, the honest client's next signature is the right one.
  *
  * An input is a list of commands, one byte each with what follows it: see enum command. */
+#include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -197,11 +198,6 @@ static void obey(struct wire_reader *input)
     }
 }
 
-static void forget_keys(void) /* LeakSanitizer does not see into the arena */
-{
-    rights_keys_clear(rights);
-}
-
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     static _Atomic uint64_t serve_until = UINT64_MAX, epoch = 1;
@@ -215,7 +211,9 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     FUZZ_CHECK(masking_create(masking) == CKR_OK && executor_init(&executor));
     shared = (struct dispatch){.rights = rights, .queue = queue, .serve_until = &serve_until, .epoch = &epoch};
     load_key();
-    atexit(forget_keys);
+    void *secret = OPENSSL_secure_malloc(16);
+    fuzz_scan_mapping_of(secret);
+    OPENSSL_secure_free(secret);
     hostile.client = new_client();
     honest.client = new_client();
     open_side(&hostile);
