@@ -37,11 +37,11 @@ static int harden(void)
     return mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) == 0;
 }
 
-/* Each connection is a file, and so is all that the HSM opens by itself: without room for that, a stranger who connects
- * often enough keeps it from its database. */
+/* Each connection is a file, and so are a ring's bell and all that the HSM opens by itself: without room for that, a stranger
+ * who connects often enough keeps it from its database. */
 static uint32_t connections_within_limit(uint32_t wanted)
 {
-    enum { DEFAULT_CONNECTIONS = 2048, OWN_FILES = 256 };
+    enum { DEFAULT_CONNECTIONS = 2048, OWN_FILES = 512 };
     struct rlimit files;
     wanted = wanted == 0 ? DEFAULT_CONNECTIONS : wanted;
     if (getrlimit(RLIMIT_NOFILE, &files) != 0) {

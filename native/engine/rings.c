@@ -159,12 +159,18 @@ static void leave_place(struct ring *ring)
     pthread_mutex_unlock(&ring->rings->lock);
 }
 
+/* As with connections: a user may have as many as are left for others; root and the HSMs' own user have all. */
+static bool room_for(const struct rings *rings, const struct board *board)
+{
+    return board->uid == 0 || board->uid == geteuid() || board->rings < RINGS_MAX - rings->count;
+}
+
 static bool enter(struct ring *ring)
 {
     struct rings *rings = ring->rings;
     pthread_mutex_lock(&rings->lock);
     struct board *board = rings->count < RINGS_MAX ? board_of(rings, ring->owner.uid) : NULL;
-    bool room = board != NULL && take_place(ring, board);
+    bool room = board != NULL && room_for(rings, board) && take_place(ring, board);
     if (room) {
         ring->index = rings->count;
         rings->table[rings->count++] = ring;

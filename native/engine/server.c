@@ -200,7 +200,11 @@ static bool handle(struct worker *worker, struct connection *connection, const s
     };
     size_t len;
     switch (dispatch(&worker->server->dispatch, &worker->executor, &request, &len)) {
-    case ANSWERED: return connection_queue(connection, worker->executor.frame, len);
+    case ANSWERED: {
+        bool queued = connection_queue(connection, worker->executor.frame, len);
+        OPENSSL_cleanse(worker->executor.frame, len);
+        return queued;
+    }
     case PARKED: connection->waiting = true; return true;
     case REFUSED: break;
     }
@@ -347,6 +351,7 @@ static void serve_rings(struct worker *worker, uint32_t count)
         }
         if (outcome == ANSWERED) {
             ring_answer(taken->ring, taken->slot, worker->executor.frame, len, &wakes);
+            OPENSSL_cleanse(worker->executor.frame, len);
         } else if (outcome == REFUSED) {
             expel(worker->server, taken->ring);
         }
