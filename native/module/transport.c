@@ -4,12 +4,14 @@
 #include <openssl/crypto.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include "log.h"
 #include "macros.h"
 #include "slot.h"
 
 enum { WIRE_VERSION = 1, SLOW_PATIENCE = 24, PROFILE_CLOUDHSM = 1, PROFILE_CHECK_OFF = 2, HELLO_ROOM = 1024 };
+enum { LEASE_PAUSE_MS = 20, LEASE_PATIENCE_MS = 2000 };
 
 /* Once their bytes were sent, these are not sent again to another HSM: they may have happened. */
 static bool repeatable(uint16_t op)
@@ -314,12 +316,14 @@ static void logged_out_there(struct slot *slot, CK_RV rv)
     pthread_mutex_unlock(&slot->lock);
 }
 
-CK_RV call_run(struct call *call)
+/* Each HSM is asked in turn. *again: one of them answered that it may not serve now, and nothing was done. */
+static CK_RV ask_in_turn(struct call *call, bool *again)
 {
     struct link *link = call->link;
     struct slot *slot = call->slot;
     size_t len = call->request.len;
     unsigned patience = op_hot(call->op) ? 1 : SLOW_PATIENCE;
+    *again = false;
     for (unsigned attempt = 0; attempt <= slot->config->server_count; attempt++) {
         CKR_TRY(ready_with_request(link, len));
         struct wire_header header;
@@ -335,15 +339,31 @@ CK_RV call_run(struct call *call)
             }
             call->response = wire_reader(link->in + WIRE_HEADER_SIZE, header.length);
             logged_out_there(slot, header.word);
+            *again = false;
             return header.word;
         }
         give_up(link);
+        *again = *again || refused;
         if (lost && sent && !repeatable(call->op)) {
             log_line(LEVEL_ERROR, "the HSM was lost while it worked on operation 0x%x: it may or may not have happened", call->op);
+            *again = false;
             return CKR_DEVICE_ERROR;
         }
     }
     return CKR_DEVICE_ERROR;
+}
+
+/* An HSM whose neighbour died, or whose machine is busy, may have to renew its lease in the database first (DESIGN D6). */
+CK_RV call_run(struct call *call)
+{
+    const struct timespec pause = {.tv_nsec = LEASE_PAUSE_MS * 1000000L};
+    bool again;
+    CK_RV rv = ask_in_turn(call, &again);
+    for (unsigned waited = 0; again && waited < LEASE_PATIENCE_MS; waited += LEASE_PAUSE_MS) {
+        nanosleep(&pause, NULL);
+        rv = ask_in_turn(call, &again);
+    }
+    return rv;
 }
 
 void call_end(struct call *call, bool secret)

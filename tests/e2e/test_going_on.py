@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -69,6 +71,32 @@ def test_no_signature_fails_when_the_hsms_are_killed_in_turn(
     assert int(words[1]) > 500 * rounds
     assert float(words[3]) < 2.0  # seconds; the lease is one
     tell(f"{rounds} kills in turn, {words[1]} signatures and none failed; the longest took {words[3]} s")
+
+
+def test_no_signature_fails_while_the_last_hsm_waits_for_its_lease(new_simulator: Callable[..., Simulator]) -> None:
+    simulator = new_simulator()
+    folder = simulator.places.cluster_folder(simulator.ready.cluster_id)
+    with subprocess.Popen(
+        [sys.executable, "-c", SIGN],
+        env=simulator.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    ) as client:
+        assert client.stdin is not None
+        assert client.stdout is not None
+        assert client.stdout.readline() == "ready\n"
+        simulator.kill(1)
+        with closing(sqlite3.connect(folder / "cluster.db", isolation_level=None)) as blocker:
+            blocker.execute("BEGIN IMMEDIATE")  # nobody renews a lease meanwhile
+            time.sleep(1.8)
+            blocker.execute("ROLLBACK")
+        time.sleep(0.5)
+        simulator.start(1)  # a key is destroyed on two HSMs
+        client.stdin.close()
+        words = client.stdout.read().split()
+    assert client.returncode == 0
+    assert float(words[3]) > 0.2  # seconds: it was refused for a while
 
 
 def test_a_handle_names_the_same_key_on_both_hsms(new_simulator: Callable[..., Simulator]) -> None:
