@@ -23,6 +23,8 @@ KEY_TYPES = {
     "rsa4096": "rsa:4096",
     "p256": "EC:prime256v1",
     "p384": "EC:secp384r1",
+    "p521": "EC:secp521r1",
+    "ed25519": "EC:edwards25519",
 }
 
 

@@ -23,6 +23,8 @@ SIZES: Final[Mapping[str, tuple[CKK, int | str]]] = {
     "rsa4096": (CKK.RSA, 4096),
     "p256": (CKK.EC, "P-256"),
     "p384": (CKK.EC, "P-384"),
+    "p521": (CKK.EC, "P-521"),
+    "ed25519": (CKK.EC_EDWARDS, "Ed25519"),
 }
 
 

@@ -60,7 +60,7 @@ def list_(*, as_json: bool) -> None:
 
 
 @hsm.command()
-@click.option("--engine", type=click.Choice(["fast", "softhsm"]), default="fast", show_default=True)
+@click.option("--engine", type=click.Choice(state.ENGINES), default="fast", show_default=True)
 def create(engine: str) -> None:
     """Add an HSM to the cluster and start it. It gets every key and user of the cluster."""
     places = Places.resolve()

@@ -29,10 +29,10 @@ LOOK_SECONDS = 0.5
 @click.option("--hsms", type=click.IntRange(1, 28), default=quickstart.HSMS, show_default=True, help="HSMs to have.")
 @click.option(
     "--engine",
-    type=click.Choice(["fast", "softhsm"]),
+    type=click.Choice(state.ENGINES),
     default="fast",
     show_default=True,
-    help="What new HSMs compute with: their own engine, or SoftHSM2 as the reference.",
+    help="What new HSMs compute with: their own engine, the same without batches, or SoftHSM2 as the reference.",
 )
 def up(*, detach: bool, hsms: int, engine: str) -> None:
     """Start the simulator: a cluster of two HSMs, an admin, and a crypto user.

@@ -34,8 +34,11 @@ MODEL = "hsm2m.medium"
 SOCKET_PATH_LIMIT = 107  # sun_path is 108 bytes with its NUL
 
 
+ENGINES = ("fast", "plain", "softhsm")
+
+
 class Hsm(msgspec.Struct, frozen=True):
-    """One HSM: `engine` is "fast" or "softhsm" (the reference)."""
+    """One HSM: `engine` is "fast", "plain" (each operation alone, no batches) or "softhsm" (the reference)."""
 
     hsm_id: str
     engine: str = "fast"

@@ -107,9 +107,12 @@ def mechanism_bytes(mechanism: Mechanism) -> bytes:
 class Engine:
     """One engine; the process has exactly one, for as long as it lives."""
 
-    def __init__(self, *, workers: int = 0, reference: bool = False, boot: int = 0, max_keys: int = 0) -> None:
+    def __init__(
+        self, *, workers: int = 0, reference: bool = False, batches: bool = True, boot: int = 0, max_keys: int = 0
+    ) -> None:
         config = _ffi.new("he_config *")
         config.workers, config.reference, config.boot, config.max_keys = workers, int(reference), boot, max_keys
+        config.unbatched = int(not batches)
         error = _ffi.new("char[256]")
         self._engine = _lib.he_create(config, error, 256)
         if self._engine == _ffi.NULL:

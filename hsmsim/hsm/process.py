@@ -70,8 +70,8 @@ class Config:
             raise HsmsimError(
                 f"{path} is no configuration of an HSM: {error}. Start HSMs with: hsmsim hsm start"
             ) from error
-        if config.engine not in ("fast", "softhsm"):
-            raise HsmsimError(f"{path}: engine is 'fast' or 'softhsm', not {config.engine!r}")
+        if config.engine not in ("fast", "plain", "softhsm"):
+            raise HsmsimError(f"{path}: engine is 'fast', 'plain' or 'softhsm', not {config.engine!r}")
         return config
 
 
@@ -123,7 +123,9 @@ def _environment(config: Config) -> None:
 def build(config: Config) -> State:
     """All parts, connected; nothing listens yet."""
     reference = config.engine == "softhsm"
-    engine = Engine(workers=config.workers, reference=reference, boot=secrets.randbits(32))
+    engine = Engine(
+        workers=config.workers, reference=reference, batches=config.engine == "fast", boot=secrets.randbits(32)
+    )
     if not engine.memory_locked:
         _LOG.info("RLIMIT_MEMLOCK is small: only the arena of keys is locked in memory.")
     clock = SystemClock()

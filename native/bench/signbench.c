@@ -37,7 +37,8 @@ struct kind {
 };
 static const struct kind kinds[] = {
     {"rsa2048", true, 2048, NULL, 51}, {"rsa3072", true, 3072, NULL, 51}, {"rsa4096", true, 4096, NULL, 51},
-    {"p256", false, 256, "P-256", 32}, {"p384", false, 384, "P-384", 48},
+    {"p256", false, 256, "P-256", 32}, {"p384", false, 384, "P-384", 48}, {"p521", false, 521, "P-521", 64},
+    {"ed25519", false, 256, "ED25519", 32},
 };
 static const uint8_t sha256_info[19] = {0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01,
                                         0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00, 0x04, 0x20};
@@ -65,6 +66,8 @@ struct signer {
     CK_OBJECT_HANDLE key;
     CK_MECHANISM mechanism;
     EVP_PKEY_CTX *context;
+    EVP_PKEY *pkey; /* for whole messages, with its context */
+    EVP_MD_CTX *message;
 };
 
 static double now(void)
@@ -101,6 +104,20 @@ static bool sign_openssl(struct signer *s, const uint8_t *data, size_t len, uint
 {
     *out_len = SIGNATURE_MAX;
     return EVP_PKEY_sign(s->context, out, out_len, data, len) == 1 || fail("EVP_PKEY_sign", 0);
+}
+
+/* Whole messages have another function in OpenSSL. */
+static bool sign_message(struct signer *s, const uint8_t *data, size_t len, uint8_t *out, size_t *out_len)
+{
+    *out_len = SIGNATURE_MAX;
+    return (EVP_DigestSignInit_ex(s->message, NULL, NULL, NULL, NULL, s->pkey, NULL) == 1 &&
+            EVP_DigestSign(s->message, out, out_len, data, len) == 1) ||
+           fail("EVP_DigestSign", 0);
+}
+
+static bool is_edwards(const struct kind *kind)
+{
+    return strcmp(kind->name, "ed25519") == 0;
 }
 
 static bool find_slot(CK_FUNCTION_LIST_PTR p11, const char *token, CK_SLOT_ID *slot)
@@ -154,13 +171,19 @@ static bool open_p11(const struct options *o, struct signer *s)
     if (found != 1) {
         return fail("no private key has that label", found);
     }
-    s->mechanism.mechanism = o->kind->rsa ? CKM_RSA_PKCS : CKM_ECDSA;
+    s->mechanism.mechanism = o->kind->rsa ? CKM_RSA_PKCS : is_edwards(o->kind) ? CKM_EDDSA : CKM_ECDSA;
     s->sign = sign_p11;
     return true;
 }
 
 static bool open_openssl(const struct options *o, struct signer *s)
 {
+    if (is_edwards(o->kind)) {
+        s->pkey = EVP_PKEY_Q_keygen(NULL, NULL, o->kind->curve);
+        s->message = EVP_MD_CTX_new();
+        s->sign = sign_message;
+        return (s->pkey != NULL && s->message != NULL) || fail("EVP_PKEY_Q_keygen", 0);
+    }
     EVP_PKEY *key = o->kind->rsa ? EVP_RSA_gen((unsigned)o->kind->bits) : EVP_EC_gen(o->kind->curve);
     s->context = EVP_PKEY_CTX_new(key, NULL);
     if (s->context == NULL || EVP_PKEY_sign_init(s->context) != 1) {

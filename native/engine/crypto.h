@@ -39,6 +39,8 @@ const uint8_t *masking_key(const struct masking *masking);
 struct key_object; /* immutable for its users, any number of threads at once */
 /* CKR_DEVICE_MEMORY: memory_low(), drop some keys and try again; CKR_DEVICE_ERROR: the material is damaged. */
 uint64_t key_object_open(struct masking *masking, const he_material *material, struct key_object **out);
+/* Makes it ready for batches where the machine and the key can: before its first operation. */
+void key_object_widen(struct key_object *key);
 /* No operation may be running with it. */
 void key_object_free(struct key_object *key);
 uint64_t key_object_class(const struct key_object *key);

@@ -4,7 +4,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "hot.h"
 #include "pkcs11.h"
 #include "rings.h"
 
@@ -16,8 +15,14 @@ bool executor_init(struct executor *executor)
     return executor->crypto != NULL;
 }
 
+void executor_gather(struct executor *executor, const struct batch_table *table)
+{
+    executor->gathering.batch = batch_new(executor->crypto, table);
+}
+
 void executor_free(struct executor *executor)
 {
+    batch_free(executor->gathering.batch);
     crypto_worker_free(executor->crypto);
     if (executor->frame != NULL) {
         OPENSSL_cleanse(executor->frame, executor->cap);
@@ -115,6 +120,11 @@ static bool lease_over(const struct dispatch *shared)
     return ring_now_ns() > until;
 }
 
+static struct wire_writer answer_writer(const struct executor *executor)
+{
+    return wire_writer(executor->frame + WIRE_HEADER_SIZE, executor->cap - WIRE_HEADER_SIZE);
+}
+
 static enum outcome run_hot(struct dispatch *shared, struct executor *executor, const struct request *request,
                             const struct wire_op_info *info, size_t *len)
 {
@@ -130,16 +140,32 @@ static enum outcome run_hot(struct dispatch *shared, struct executor *executor, 
     if (!make_room(executor, header->length)) {
         return code(shared, executor, request, CKR_DEVICE_MEMORY, len);
     }
-    struct wire_writer out = wire_writer(executor->frame + WIRE_HEADER_SIZE, executor->cap - WIRE_HEADER_SIZE);
-    bool miss, malformed;
-    uint64_t rv = hot_run(shared->rights, executor->crypto, request->client, header->op, header->word, request->payload,
-                          header->length, &out, &miss, &malformed);
-    if (miss) {
+    const struct hot_request hot = {request->client, header->op, header->word, request->payload, header->length};
+    bool gather = request->sink.ring != NULL && executor->gathering.batch != NULL;
+    struct wire_writer out = answer_writer(executor);
+    enum hot_outcome outcome;
+    uint64_t rv = hot_run(shared->rights, executor->crypto, &hot, gather ? &executor->gathering : NULL, &out, &outcome);
+    switch (outcome) {
+    case HOT_MISS:
         atomic_fetch_add_explicit(&shared->misses, 1, memory_order_relaxed);
         return ask_firmware(shared, executor, request, info, true, len);
+    case HOT_MALFORMED:
+        return REFUSED;
+    case HOT_LATER:
+        return GATHERED;
+    case HOT_DONE:
+        break;
     }
     *len = dispatch_seal(shared, header, rv, executor->frame, rv == CKR_OK ? out.len : 0, request->room);
-    return malformed ? REFUSED : ANSWERED;
+    return ANSWERED;
+}
+
+size_t dispatch_finish(const struct dispatch *shared, struct executor *executor, unsigned place, const struct wire_header *request,
+                       size_t room)
+{
+    struct wire_writer out = answer_writer(executor);
+    uint64_t rv = hot_finish(&executor->gathering, place, &out);
+    return dispatch_seal(shared, request, rv, executor->frame, rv == CKR_OK ? out.len : 0, room);
 }
 
 enum outcome dispatch(struct dispatch *shared, struct executor *executor, const struct request *request, size_t *len)
@@ -173,11 +199,11 @@ uint64_t dispatch_again(struct dispatch *shared, struct executor *executor, cons
     if (lease_over(shared)) {
         return CKR_DEVICE_ERROR;
     }
-    struct wire_writer out = wire_writer(executor->frame + WIRE_HEADER_SIZE, executor->cap - WIRE_HEADER_SIZE);
-    bool malformed;
-    uint64_t rv = hot_run(shared->rights, executor->crypto, held->client, held->header.op, held->header.word, held->payload.data,
-                          held->len, &out, miss, &malformed);
-    *miss = *miss && rv == CKR_OK;
+    const struct hot_request hot = {held->client, held->header.op, held->header.word, held->payload.data, held->len};
+    struct wire_writer out = answer_writer(executor);
+    enum hot_outcome outcome;
+    uint64_t rv = hot_run(shared->rights, executor->crypto, &hot, NULL, &out, &outcome);
+    *miss = outcome == HOT_MISS;
     *payload = rv == CKR_OK ? out.len : 0;
     return rv;
 }

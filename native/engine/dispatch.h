@@ -2,6 +2,7 @@
 #ifndef HSMSIM_DISPATCH_H
 #define HSMSIM_DISPATCH_H
 
+#include "hot.h"
 #include "queue.h"
 #include "rights.h"
 
@@ -19,6 +20,7 @@ struct executor {
     struct crypto_worker *crypto;
     uint8_t *frame; /* the answer, header first */
     size_t cap;
+    struct gathering gathering; /* of requests in rings; without a batch unless executor_gather was called */
 };
 
 struct request {
@@ -35,6 +37,7 @@ enum outcome {
     ANSWERED, /* executor->frame has the answer */
     PARKED,   /* Python has it; the answer comes to the sink */
     REFUSED,  /* not a request that a client of ours sends */
+    GATHERED, /* the answer comes from dispatch_finish, under the place that gathering.place named */
 };
 
 enum outcome dispatch(struct dispatch *shared, struct executor *executor, const struct request *request, size_t *len);
@@ -45,7 +48,12 @@ size_t dispatch_seal(const struct dispatch *shared, const struct wire_header *re
                      size_t room);
 /* A held request's hot operation again. The CK_RV; *miss: the key is gone again. */
 uint64_t dispatch_again(struct dispatch *shared, struct executor *executor, const struct held *held, size_t *payload, bool *miss);
+/* The answer to a request that was gathered; the frame's length. batch_compute has named the place. */
+size_t dispatch_finish(const struct dispatch *shared, struct executor *executor, unsigned place, const struct wire_header *request,
+                       size_t room);
 bool executor_init(struct executor *executor);
+/* From now on it gathers what the table says is worth it, where this machine has lanes. */
+void executor_gather(struct executor *executor, const struct batch_table *table);
 void executor_free(struct executor *executor);
 
 #endif

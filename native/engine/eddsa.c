@@ -246,7 +246,7 @@ static bool verify_variant(struct work *w, const struct key_object *key, const s
 
 /* ---- requests ------------------------------------------------------------------------------------------------------------- */
 
-static bool is_pure(const struct wire_mechanism *mechanism)
+bool eddsa_is_pure(const struct wire_mechanism *mechanism)
 {
     return mechanism->kind != WIRE_KIND_EDDSA || (mechanism->as.eddsa.ph == 0 && mechanism->as.eddsa.context.len == 0);
 }
@@ -268,7 +268,7 @@ uint64_t eddsa_sign(struct crypto_worker *worker, const struct key_object *key, 
     RV_REQUIRE(key->object_class == CKO_PRIVATE_KEY, CKR_KEY_TYPE_INCONSISTENT);
     uint8_t *field = field_begin(out, SIGNATURE), digest[EVP_MAX_MD_SIZE];
     RV_REQUIRE(field != NULL, CKR_DEVICE_MEMORY);
-    if (is_pure(&request->mechanism)) {
+    if (eddsa_is_pure(&request->mechanism)) {
         RV_REQUIRE(request->digested == 0, CKR_ARGUMENTS_BAD);
         RV_TRY(sign_pure(worker, key, &request->data, field));
     } else {
@@ -288,7 +288,7 @@ uint64_t eddsa_verify(struct crypto_worker *worker, const struct key_object *key
     uint8_t digest[EVP_MAX_MD_SIZE];
     RV_REQUIRE(key->object_class == CKO_PUBLIC_KEY, CKR_KEY_TYPE_INCONSISTENT);
     RV_REQUIRE(request->signature.len == SIGNATURE, CKR_SIGNATURE_LEN_RANGE);
-    if (is_pure(&request->mechanism)) {
+    if (eddsa_is_pure(&request->mechanism)) {
         RV_REQUIRE(request->digested == 0, CKR_ARGUMENTS_BAD);
         return verify_pure(worker, key, &request->data, signature) ? CKR_OK : CKR_SIGNATURE_INVALID;
     }

@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 
 #include "crypto.h"
+#include "lanes.h"
 #include "pkcs11.h"
 #include "queue.h"
 #include "rights.h"
@@ -22,6 +23,7 @@ struct he_engine {
     struct server *server;
     struct vault *vault;
     int locked;
+    bool batches;
     _Atomic uint64_t serve_until, epoch;
 };
 
@@ -68,10 +70,12 @@ he_engine *he_create(const he_config *config, char *error, size_t error_len)
     engine->masking = masking_new();
     engine->rights = rights_new(config->max_keys);
     engine->queue = queue_new();
+    engine->batches = config->unbatched == 0 && config->reference == 0 && lanes_there();
     const struct server_parts parts = {
         .rights = engine->rights,
         .queue = engine->queue,
         .reference = config->reference != 0,
+        .batches = engine->batches,
         .workers = config->workers,
         .max_connections = connections_within_limit(config->max_connections),
         .serve_until = &engine->serve_until,
@@ -324,6 +328,9 @@ uint64_t he_key_load(he_engine *engine, const he_key *key)
     uint64_t rv = key_object_open(engine->masking, &key->material, &object);
     while (rv == CKR_DEVICE_MEMORY && rights_key_evict(engine->rights)) {
         rv = key_object_open(engine->masking, &key->material, &object);
+    }
+    if (rv == CKR_OK && engine->batches) {
+        key_object_widen(object);
     }
     return rv == CKR_OK ? rights_key_load(engine->rights, key, object) : rv;
 }

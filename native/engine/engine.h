@@ -24,6 +24,7 @@ typedef struct {
     uint32_t max_connections; /* 0 = 2048; fewer where RLIMIT_NOFILE leaves no room for them */
     uint32_t max_keys;        /* keys kept unwrapped; 0 = 16384; least recently used goes first */
     uint32_t reference;       /* 1: keyed hot operations go up to Python, which runs them in SoftHSM2 */
+    uint32_t unbatched;       /* 1: each operation alone, even where the processor could do eight at a time */
     uint64_t boot;            /* random; upper half of the epoch */
 } he_config;
 

@@ -20,46 +20,67 @@ struct call {
     struct client *client;
     uint64_t session;
     struct wire_reader reader;
+    struct gathering *gathering;
     struct wire_writer *out;
-    bool *miss, *malformed;
+    enum hot_outcome outcome;
 };
 
 static struct key_entry *use(struct call *call, uint64_t handle, uint32_t usage, uint64_t mechanism, uint64_t *rv)
 {
     struct key_entry *entry = rights_key_use(call->rights, call->client, call->session, handle, usage, mechanism, rv);
-    *call->miss = entry == NULL && *rv == CKR_OK;
+    if (entry == NULL && *rv == CKR_OK) {
+        call->outcome = HOT_MISS;
+    }
     return entry;
 }
 
-/* One keyed operation: parse, find the key, run, give the key back. */
-#define KEYED(name, usage)                                                                                   \
+/* What has no lanes. */
+#define ALONE(batch, place, key, request) false
+
+/* One keyed operation: parse, find the key, run or gather, give the key back. */
+#define KEYED(name, usage, gather)                                                                           \
     static uint64_t run_##name(struct call *call)                                                            \
     {                                                                                                        \
         struct wire_##name##_request request;                                                                \
+        struct gathering *gathering = call->gathering;                                                       \
         if (wire_get_##name##_request(&call->reader, &request) != WIRE_OK) {                                 \
-            *call->malformed = true;                                                                         \
+            call->outcome = HOT_MALFORMED;                                                                   \
             return CKR_DATA_INVALID;                                                                         \
         }                                                                                                    \
         uint64_t rv;                                                                                         \
         struct key_entry *entry = use(call, request.key, usage, request.mechanism.type, &rv);                \
-        if (entry != NULL) {                                                                                 \
-            rv = op_##name(call->worker, entry->object, &request, call->out);                                \
-            rights_key_done(entry);                                                                          \
+        if (entry == NULL) {                                                                                 \
+            return rv;                                                                                       \
         }                                                                                                    \
+        if (gathering != NULL && gather(gathering->batch, gathering->place, entry->object, &request)) {      \
+            gathering->keys[gathering->place] = entry;                                                       \
+            call->outcome = HOT_LATER;                                                                       \
+            return CKR_OK;                                                                                   \
+        }                                                                                                    \
+        rv = op_##name(call->worker, entry->object, &request, call->out);                                    \
+        rights_key_done(entry);                                                                              \
         return rv;                                                                                           \
     }
 
-KEYED(sign, USE_SIGN)
-KEYED(verify, USE_VERIFY)
-KEYED(encrypt, USE_ENCRYPT)
-KEYED(decrypt, USE_DECRYPT)
-KEYED(sign_recover, USE_SIGN_RECOVER)
-KEYED(verify_recover, USE_VERIFY_RECOVER)
+KEYED(sign, USE_SIGN, batch_add_sign)
+KEYED(verify, USE_VERIFY, ALONE)
+KEYED(encrypt, USE_ENCRYPT, ALONE)
+KEYED(decrypt, USE_DECRYPT, batch_add_decrypt)
+KEYED(sign_recover, USE_SIGN_RECOVER, ALONE)
+KEYED(verify_recover, USE_VERIFY_RECOVER, ALONE)
+
+uint64_t hot_finish(struct gathering *gathering, unsigned place, struct wire_writer *out)
+{
+    uint64_t rv = batch_finish(gathering->batch, place, out);
+    rights_key_done(gathering->keys[place]);
+    gathering->keys[place] = NULL;
+    return rv;
+}
 
 #define PARSE(name, request)                                                     \
     do {                                                                         \
         if (wire_get_##name##_request(&call->reader, request) != WIRE_OK) {      \
-            *call->malformed = true;                                             \
+            call->outcome = HOT_MALFORMED;                                            \
             return CKR_DATA_INVALID;                                             \
         }                                                                        \
     } while (0)
@@ -229,18 +250,20 @@ bool hot_keyed(uint16_t op)
     return false;
 }
 
-uint64_t hot_run(struct rights *rights, struct crypto_worker *worker, struct client *client, uint16_t op, uint64_t session,
-                 const uint8_t *payload, size_t len, struct wire_writer *out, bool *miss, bool *malformed)
+uint64_t hot_run(struct rights *rights, struct crypto_worker *worker, const struct hot_request *request,
+                 struct gathering *gathering, struct wire_writer *out, enum hot_outcome *outcome)
 {
-    struct call call = {rights, worker, client, session, wire_reader(payload, len), out, miss, malformed};
-    *miss = *malformed = false;
+    struct call call = {rights, worker, request->client, request->session, wire_reader(request->payload, request->len),
+                        gathering, out, HOT_DONE};
     for (size_t i = 0; i < CALLS; i++) {
-        if (calls[i].op != op) {
+        if (calls[i].op != request->op) {
             continue;
         }
-        uint64_t rv = calls[i].session && !calls[i].keyed ? rights_session(rights, client, session) : CKR_OK;
-        return rv == CKR_OK ? calls[i].run(&call) : rv;
+        uint64_t rv = calls[i].session && !calls[i].keyed ? rights_session(rights, request->client, request->session) : CKR_OK;
+        rv = rv == CKR_OK ? calls[i].run(&call) : rv;
+        *outcome = call.outcome;
+        return rv;
     }
-    *malformed = true;
+    *outcome = HOT_MALFORMED;
     return CKR_FUNCTION_NOT_SUPPORTED;
 }

@@ -179,6 +179,11 @@ uint64_t key_object_open(struct masking *masking, const he_material *material, s
     return key_object_make(material->object_class, material->key_type, bytes.data, bytes.len, out);
 }
 
+void key_object_widen(struct key_object *key)
+{
+    key->lanes = lane_key_of(key);
+}
+
 void key_object_free(struct key_object *key)
 {
     if (key == NULL) {
@@ -190,6 +195,7 @@ void key_object_free(struct key_object *key)
     free(key->idle);
     EVP_PKEY_free(key->pkey);
     secret_free(&key->value);
+    lane_key_free(&key->lanes);
     free(key);
 }
 

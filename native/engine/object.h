@@ -4,6 +4,7 @@
 
 #include <stdatomic.h>
 
+#include "lanes.h"
 #include "masking.h"
 #include "parts.h"
 
@@ -31,7 +32,8 @@ struct key_object {
     uint32_t size;             /* bytes of the modulus, of a coordinate, of the value */
     const struct curve *curve; /* EC, EC_EDWARDS */
     EVP_PKEY *pkey;
-    struct secret value; /* secret keys */
+    struct secret value;   /* secret keys */
+    struct lane_key lanes; /* what batches compute with; LANE_NONE unless key_object_widen was called */
     struct idle_pool *idle;
 };
 
@@ -79,6 +81,7 @@ uint64_t digest_of(struct crypto_worker *worker, const struct hash *hash, bool d
 uint64_t eddsa_sign(struct crypto_worker *worker, const struct key_object *key, const struct wire_sign_request *request,
                     struct wire_writer *out);
 uint64_t eddsa_verify(struct crypto_worker *worker, const struct key_object *key, const struct wire_verify_request *request);
+bool eddsa_is_pure(const struct wire_mechanism *mechanism);
 
 /* mac.c: one call; CKR_MECHANISM_INVALID: not a MAC. */
 uint64_t mac_compute(const struct key_object *key, unsigned index, const struct wire_mechanism *mechanism, const uint8_t *data,
@@ -90,6 +93,10 @@ uint64_t rsa_encrypt(const struct key_object *key, const struct wire_mechanism *
                      uint8_t *out, size_t *out_len);
 uint64_t rsa_decrypt(const struct key_object *key, const struct wire_mechanism *mechanism, const uint8_t *data, size_t len,
                      uint8_t *out, size_t *out_len);
+/* The message of a block that the private operation has made. */
+bool rsa_unpads(const struct wire_mechanism *mechanism); /* false: rsa_decrypt alone does it */
+uint64_t rsa_unpad(const struct key_object *key, const struct wire_mechanism *mechanism, const uint8_t *block, uint8_t *out,
+                   size_t *out_len);
 uint64_t oaep_set(EVP_PKEY_CTX *context, uint64_t hash, uint64_t mgf, uint64_t source, const struct wire_bytes *label);
 
 /* cipher.c: a whole encryption or decryption of any mechanism; `out` has room for cipher_room. iv: what the HSM made. */

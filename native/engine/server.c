@@ -45,6 +45,10 @@ struct server {
     uint32_t running;
     struct dispatch dispatch;
     struct rings *rings; /* NULL: none on this machine */
+    struct batch_table table;
+    pthread_t measurer; /* fills the table */
+    bool measuring;
+    _Atomic bool stopping;
     atomic_ullong refused;
 };
 
@@ -70,6 +74,7 @@ struct server *server_new(const struct server_parts *parts)
     server->epoll = epoll_create1(EPOLL_CLOEXEC);
     server->stopper = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     server->listener = -1;
+    batch_table_init(&server->table);
     if (server->epoll < 0 || server->stopper < 0 ||
         !connections_init(&server->connections, parts->rights, parts->queue, server->epoll, parts->max_connections)) {
         return NULL;
@@ -206,6 +211,7 @@ static bool handle(struct worker *worker, struct connection *connection, const s
         return queued;
     }
     case PARKED: connection->waiting = true; return true;
+    case GATHERED: /* from rings alone */
     case REFUSED: break;
     }
     return false;
@@ -327,42 +333,85 @@ static enum outcome run_taken(struct worker *worker, const struct ring_request *
     return dispatch(&server->dispatch, &worker->executor, &request, len);
 }
 
-/* Requests [from, to) are done with: who waits for them is woken. */
-static void settle(struct worker *worker, struct ring_wakes *wakes, uint32_t from, uint32_t to)
+/* What one look at the rings has brought, being answered. */
+struct serving {
+    struct worker *worker;
+    struct ring_wakes wakes;
+    uint64_t since;     /* when clients were woken last */
+    uint32_t left;      /* requests without an answer */
+    uint32_t unsettled; /* bits of those whose rings are still held, because their clients may have to be woken */
+};
+
+/* Answers are seen at once by who spins; sleepers are woken together. */
+static void settle(struct serving *serving)
 {
-    ring_wake_all(wakes);
-    for (uint32_t i = from; i < to; i++) {
-        ring_release(worker->taken[i].ring);
+    ring_wake_all(&serving->wakes);
+    for (uint32_t bits = serving->unsettled; bits != 0; bits &= bits - 1) {
+        ring_release(serving->worker->taken[__builtin_ctz(bits)].ring);
+    }
+    serving->unsettled = 0;
+    serving->since = ring_now_ns();
+}
+
+/* Before the last `count` answers: who goes on at once need not ring. */
+static void look_ahead(struct serving *serving, uint32_t count)
+{
+    if (serving->left == count) {
+        rings_watch(serving->worker->server->rings, &serving->worker->watch);
     }
 }
 
-/* One batch. Answers are seen at once by who spins; sleepers are woken together, while the operations are quick: see work. */
+static void done_with(struct serving *serving, uint32_t index, enum outcome outcome, size_t len)
+{
+    struct worker *worker = serving->worker;
+    const struct ring_request *taken = &worker->taken[index];
+    look_ahead(serving, 1);
+    if (outcome == ANSWERED) {
+        ring_answer(taken->ring, taken->slot, worker->executor.frame, len, &serving->wakes);
+        OPENSSL_cleanse(worker->executor.frame, len);
+    } else if (outcome == REFUSED) {
+        expel(worker->server, taken->ring);
+    }
+    OPENSSL_cleanse((void *)(uintptr_t)taken->payload, taken->sound ? taken->header.length : 0);
+    serving->unsettled |= 1u << index;
+    serving->left--;
+    if (ring_now_ns() - serving->since > BATCH_NS) {
+        settle(serving);
+    }
+}
+
+/* Requests that were gathered, group by group. */
+static void serve_gathered(struct serving *serving)
+{
+    struct worker *worker = serving->worker;
+    struct gathering *gathering = &worker->executor.gathering;
+    for (uint32_t due; (due = batch_compute(gathering->batch)) != 0;) {
+        look_ahead(serving, (uint32_t)__builtin_popcount(due));
+        serving->since = ring_now_ns();
+        for (; due != 0; due &= due - 1) {
+            uint32_t index = (uint32_t)__builtin_ctz(due);
+            size_t len = dispatch_finish(&worker->server->dispatch, &worker->executor, index, &worker->taken[index].header, RING_FRAME);
+            done_with(serving, index, ANSWERED, len);
+        }
+        settle(serving);
+    }
+}
+
 static void serve_rings(struct worker *worker, uint32_t count)
 {
-    struct ring_wakes wakes = {0};
-    uint32_t settled = 0;
-    uint64_t since = ring_now_ns();
+    struct serving serving = {.worker = worker, .since = ring_now_ns(), .left = count};
     for (uint32_t i = 0; i < count; i++) {
-        const struct ring_request *taken = &worker->taken[i];
-        size_t len;
-        enum outcome outcome = run_taken(worker, taken, &len);
-        if (i + 1 == count) {
-            rings_watch(worker->server->rings, &worker->watch); /* who goes on at once need not ring */
-        }
-        if (outcome == ANSWERED) {
-            ring_answer(taken->ring, taken->slot, worker->executor.frame, len, &wakes);
-            OPENSSL_cleanse(worker->executor.frame, len);
-        } else if (outcome == REFUSED) {
-            expel(worker->server, taken->ring);
-        }
-        OPENSSL_cleanse((void *)(uintptr_t)taken->payload, taken->sound ? taken->header.length : 0);
-        uint64_t now = ring_now_ns();
-        if (i + 1 == count || now - since > BATCH_NS) {
-            settle(worker, &wakes, settled, i + 1);
-            settled = i + 1;
-            since = now;
+        size_t len = 0;
+        worker->executor.gathering.place = i;
+        enum outcome outcome = run_taken(worker, &worker->taken[i], &len);
+        if (outcome != GATHERED) {
+            done_with(&serving, i, outcome, len);
         }
     }
+    if (serving.left != 0) {
+        serve_gathered(&serving);
+    }
+    settle(&serving);
 }
 
 /* ---- workers -------------------------------------------------------------------------------------------------------- */
@@ -430,14 +479,30 @@ static void *work(void *argument)
     }
 }
 
+static void *measure(void *argument)
+{
+    struct server *server = argument;
+    batch_table_measure(&server->table, &server->stopping);
+    return NULL;
+}
+
 uint64_t server_run(struct server *server)
 {
+    if (server->parts.batches) {
+        server->measuring = pthread_create(&server->measurer, NULL, measure, server) == 0;
+    }
     uint32_t count = worker_count(server);
     for (uint32_t i = 0; i < count; i++) {
         struct worker *worker = &server->workers[i];
         worker->server = server;
         worker->taken = calloc(RING_BATCH, sizeof *worker->taken);
-        if (worker->taken == NULL || !executor_init(&worker->executor) || pthread_create(&worker->thread, NULL, work, worker) != 0) {
+        if (worker->taken == NULL || !executor_init(&worker->executor)) {
+            return CKR_HOST_MEMORY;
+        }
+        if (server->measuring) {
+            executor_gather(&worker->executor, &server->table);
+        }
+        if (pthread_create(&worker->thread, NULL, work, worker) != 0) {
             return CKR_HOST_MEMORY;
         }
         server->running++;
@@ -448,6 +513,11 @@ uint64_t server_run(struct server *server)
 void server_stop(struct server *server)
 {
     uint64_t one = 1;
+    if (server->measuring) {
+        atomic_store(&server->stopping, true);
+        pthread_join(server->measurer, NULL);
+        server->measuring = false;
+    }
     if (write(server->stopper, &one, sizeof one) < 0) {
         return; /* already signalled */
     }

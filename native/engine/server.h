@@ -16,6 +16,7 @@ struct server_parts {
     struct rights *rights;
     struct queue *queue;
     bool reference; /* keyed hot operations go up to Python */
+    bool batches;   /* where this machine has lanes */
     uint32_t workers, max_connections;
     _Atomic uint64_t *serve_until; /* CLOCK_MONOTONIC nanoseconds */
     _Atomic uint64_t *epoch;

@@ -4,9 +4,8 @@
  * private generator mixed with key and message (BN_generate_dsa_nonce). */
 #include <string.h>
 
-#include "object.h"
+#include "signing.h"
 
-enum purpose { SIGN, VERIFY, RECOVER };
 enum { DER_SIGNATURE_MAX = 160 };
 
 uint64_t digest_of(struct crypto_worker *worker, const struct hash *hash, bool digested, const struct wire_bytes *data,
@@ -80,19 +79,6 @@ static struct prepared *context_for(const struct crypto_worker *worker, const st
 
 /* ---- what is signed ------------------------------------------------------------------------------------------------- */
 
-struct job {
-    struct crypto_worker *worker;
-    const struct key_object *key;
-    const struct wire_mechanism *mechanism;
-    const struct mechanism_info *info;
-    enum purpose purpose;
-    bool digested;
-    struct wire_bytes data;
-    struct recipe recipe;
-    struct wire_bytes input; /* of the algorithm: data, its digest, or a padded block */
-    uint8_t digest[EVP_MAX_MD_SIZE];
-};
-
 static uint64_t plan_pss(struct job *job, const struct hash **hash)
 {
     const struct wire_params_pss *pss = &job->mechanism->as.pss;
@@ -149,7 +135,7 @@ static uint64_t plan_ecdsa(struct job *job)
     return CKR_OK;
 }
 
-static uint64_t plan(struct job *job)
+uint64_t sign_plan(struct job *job)
 {
     job->recipe = (struct recipe){.mechanism = job->mechanism->type, .verify = job->purpose};
     return job->key->key_type == CKK_RSA ? plan_rsa(job) : plan_ecdsa(job);
@@ -213,7 +199,7 @@ static uint64_t sign_rsa(EVP_PKEY_CTX *context, const struct job *job, struct wi
 static uint64_t sign_asymmetric(struct job *job, struct wire_writer *out)
 {
     RV_REQUIRE(job->key->object_class == CKO_PRIVATE_KEY, CKR_KEY_TYPE_INCONSISTENT);
-    RV_TRY(plan(job));
+    RV_TRY(sign_plan(job));
     struct prepared *prepared = context_for(job->worker, job->key, &job->recipe);
     RV_REQUIRE(prepared != NULL, CKR_DEVICE_ERROR);
     uint64_t rv = job->key->key_type == CKK_RSA ? sign_rsa(prepared->pkey, job, out) : sign_ecdsa(prepared->pkey, job, out);
@@ -256,7 +242,7 @@ static uint64_t verify_asymmetric(struct job *job, const struct wire_bytes *sign
     uint8_t encoded[DER_SIGNATURE_MAX];
     struct wire_bytes view = *signature;
     RV_REQUIRE(job->key->object_class == CKO_PUBLIC_KEY, CKR_KEY_TYPE_INCONSISTENT);
-    RV_TRY(plan(job));
+    RV_TRY(sign_plan(job));
     if (job->key->key_type == CKK_RSA) {
         RV_REQUIRE(signature->len == job->key->size, CKR_SIGNATURE_LEN_RANGE);
     } else { /* 2.3.1: "may have a shorter length but MUST be composed as specified" */
