@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 HSMSIM = "hsmsim"
 SOCKET = "hsmsim, socket only"
+PLAIN = "hsmsim, without batches"
 OPENSSL = "OpenSSL in process"
 SOFTHSM = "SoftHSM2 in process"
 PINNED = " (one processor)"
@@ -89,12 +90,14 @@ class _Field:
     """Who runs against whom."""
 
     target: Target
+    plain: Target
     soft: softhsm.SoftToken
     socket_only: dict[str, str]
 
     @classmethod
-    def of(cls, target: Target, plan: Plan, folder: Path) -> _Field:
-        return cls(target, softhsm.SoftToken.create(folder, plan.kinds), _socket_only(target, folder))
+    def of(cls, target: Target, plain: Target, plan: Plan, folder: Path) -> _Field:
+        soft = softhsm.SoftToken.create(folder, plan.kinds)
+        return cls(target, plain, soft, _socket_only(target, folder))
 
 
 def _contenders(
@@ -106,19 +109,25 @@ def _contenders(
     ours = ("--module", str(target.module), "--token", target.token, "--key", key)
     theirs = ("--module", softhsm.LIBRARY, "--token", softhsm.TOKEN, "--key", kind, "--pin-env", "BENCH_PIN")
     return [
-        Contender(name + suffix, _command(target, plan, kind, processes, *arguments), environment, where)
-        for name, arguments, environment in (
-            (HSMSIM, ours, target.environment),
-            (SOCKET, ours, field.socket_only),
-            (OPENSSL, ("--openssl",), {}),
-            (SOFTHSM, theirs, field.soft.environment),
+        Contender(name + suffix, _command(target, plan, kind, count, *arguments), environment, where)
+        for name, count, arguments, environment in (
+            (HSMSIM, processes, ours, target.environment),
+            (PLAIN, processes, ours, field.plain.environment),
+            (SOCKET, processes, ours, field.socket_only),
+            (OPENSSL, min(processes, os.cpu_count() or 1), ("--openssl",), {}),
+            (SOFTHSM, processes, theirs, field.soft.environment),
         )
     ]
 
 
-def run(target: Target, plan: Plan, keys: dict[str, str], folder: Path, step: Callable[[str], None]) -> list[Result]:
-    """Measure. `keys`: kind -> label of a private key in the simulator; `folder` takes the SoftHSM2 contender."""
-    field = _Field.of(target, plan, folder)
+def run(
+    target: Target, plain: Target, plan: Plan, keys: dict[str, str], folder: Path, step: Callable[[str], None]
+) -> list[Result]:
+    """Measure. `plain`: a simulator without batches; `keys`: kind -> label of a private key in both simulators.
+
+    `folder` takes the SoftHSM2 contender.
+    """
+    field = _Field.of(target, plain, plan, folder)
     results = []
     for kind in plan.kinds:
 
@@ -129,7 +138,7 @@ def run(target: Target, plan: Plan, keys: dict[str, str], folder: Path, step: Ca
         throughput = interleave(many, rounds=plan.rounds, seconds=plan.seconds, step=tell)
         one = _contenders(field, plan, kind, keys[kind], 1, None)
         latency = interleave(one, rounds=plan.rounds, seconds=plan.seconds, step=tell)
-        with pinned(target.pids, 0):
+        with pinned(target.pids + plain.pids, 0):
             alone = _contenders(field, plan, kind, keys[kind], 1, 0)
             latency |= interleave(alone, rounds=plan.rounds, seconds=plan.seconds, step=tell)
         results.append(Result(kind, throughput, latency))

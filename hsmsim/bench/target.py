@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from hsmsim.config import Places, tools_folder
@@ -14,8 +17,7 @@ from hsmsim.fleet.credentials import Credential
 from hsmsim.hsm.cryptoki import CKK
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
-    from pathlib import Path
+    from collections.abc import Callable, Iterator, Mapping
 
 SIZES: Final[Mapping[str, tuple[CKK, int | str]]] = {
     "rsa2048": (CKK.RSA, 2048),
@@ -49,6 +51,20 @@ class Target:
                 f"The benchmark programs are not built: {tools} lacks hsmsim-signbench. Run scripts/up once."
             )
         return cls(ready.module, ready.token, ready.environment(), pids, tools)
+
+
+@contextmanager
+def temporary_simulator(say: Callable[[str], None], *, engine: str = "fast") -> Iterator[Places]:
+    """A simulator of the benchmark's own in a temporary folder, which goes afterwards."""
+    folder = Path(tempfile.mkdtemp(prefix="hsmsim-bench-"))
+    folder.chmod(0o711)
+    places = Places(folder / "home", folder / "run")
+    try:
+        quickstart.bring_up(places, say, engine=engine)
+        yield places
+    finally:
+        quickstart.take_down(places)
+        shutil.rmtree(folder)
 
 
 @contextmanager

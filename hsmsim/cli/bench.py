@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import secrets
-import shutil
 import tempfile
 from dataclasses import asdict
 from pathlib import Path
@@ -14,10 +13,9 @@ import click
 
 from hsmsim.bench import chart, fill, signing
 from hsmsim.bench.measure import machine
-from hsmsim.bench.target import SIZES, Target, temporary_keys
+from hsmsim.bench.target import SIZES, Target, temporary_keys, temporary_simulator
 from hsmsim.cli import show
 from hsmsim.config import Places
-from hsmsim.fleet import quickstart
 
 if TYPE_CHECKING:
     from hsmsim.bench.signing import Result
@@ -38,9 +36,10 @@ def bench() -> None:
 def sign(*, kinds: str, processes: int, seconds: float, rounds: int, output: Path | None, as_json: bool) -> None:
     """Signatures a second, and the time of one.
 
-    Contenders take turns within each round: this simulator through its PKCS#11 module, the same by the socket alone,
-    OpenSSL in process, SoftHSM2 in process. "One processor" pins a single client and the HSMs together: what a
-    signature costs by itself.
+    Contenders take turns within each round: this simulator through its PKCS#11 module, another one that computes
+    nothing together (made for the run), this one by the socket alone, SoftHSM2 in process, and OpenSSL in process with
+    a process for each processor. "One processor" pins a single client and the HSMs together: what a signature costs
+    by itself.
     """
     wanted = tuple(kinds.split(","))
     unknown = [kind for kind in wanted if kind not in SIZES]
@@ -49,12 +48,15 @@ def sign(*, kinds: str, processes: int, seconds: float, rounds: int, output: Pat
     places = Places.resolve()
     target = Target.of(places)
     plan = signing.Plan(wanted, processes, seconds, rounds)
+    prefix = f"bench-{secrets.token_hex(4)}"
     with (
         tempfile.TemporaryDirectory(prefix="hsmsim-bench-") as folder,
         show.progress() as say,
-        temporary_keys(places, wanted, f"bench-{secrets.token_hex(4)}") as labels,
+        temporary_simulator(say, engine="plain") as plain,
+        temporary_keys(places, wanted, prefix) as labels,
+        temporary_keys(plain, wanted, prefix),
     ):
-        results = signing.run(target, plan, labels, Path(folder), say)
+        results = signing.run(target, Target.of(plain), plan, labels, Path(folder), say)
     if output is not None:
         output.mkdir(parents=True, exist_ok=True)
         (output / "sign.json").write_text(json.dumps(_document(results), indent=2), encoding="utf-8")
@@ -76,16 +78,8 @@ def many(*, count: int, as_json: bool) -> None:
 
     Runs in a simulator of its own in a temporary folder, which goes afterwards. Yours is not touched.
     """
-    folder = Path(tempfile.mkdtemp(prefix="hsmsim-bench-"))
-    folder.chmod(0o711)
-    places = Places(folder / "home", folder / "run")
-    try:
-        with show.progress() as say:
-            quickstart.bring_up(places, say)
-            cost = fill.run(places, count, say)
-    finally:
-        quickstart.take_down(places)
-        shutil.rmtree(folder)
+    with show.progress() as say, temporary_simulator(say) as places:
+        cost = fill.run(places, count, say)
     if as_json:
         show.document(asdict(cost))
         return
@@ -104,6 +98,7 @@ def _document(results: list[Result]) -> dict[str, object]:
         return {
             "throughput": {name: figure.rounds for name, figure in result.throughput.items()},
             "latency": {name: figure.rounds for name, figure in result.latency.items()},
+            "rate_over_plain": result.rate_ratio(signing.PLAIN),
             "rate_over_socket": result.rate_ratio(signing.SOCKET),
             "rate_over_openssl": result.rate_ratio(signing.OPENSSL),
             "rate_over_softhsm2": result.rate_ratio(signing.SOFTHSM),

@@ -403,12 +403,12 @@ static uint32_t pass(struct rings *rings, struct ring_request *out, uint32_t roo
 uint32_t rings_take(struct rings *rings, struct ring_watch *watch, struct ring_request *out)
 {
     pthread_mutex_lock(&rings->lock);
-    uint32_t room = share(rings), count = 0;
+    uint32_t room = watch->together ? RING_BATCH : share(rings), count = 0;
     if (room != 0 && ++rings->passes % IMPARTIAL != 0) {
         count = pass(rings, out, room, (uint32_t)sched_getcpu());
     }
-    if (room != 0 && count == 0) {
-        count = pass(rings, out, room, ANYWHERE);
+    if (room != 0 && (count == 0 || (watch->together && count < room))) {
+        count += pass(rings, out + count, room - count, ANYWHERE);
     }
     bool more = false;
     if (count != 0) {

@@ -36,6 +36,7 @@ struct ring_request {
 /* What a worker remembers between its looks. */
 struct ring_watch {
     bool watching;
+    bool together; /* what it took last was computed together: it takes as much as it can hold */
     struct ring_spin spin;
 };
 
@@ -54,8 +55,8 @@ const struct ring_owner *ring_owner(const struct ring *ring);
 struct client *ring_client(const struct ring *ring);
 uint32_t ring_place(const struct ring *ring); /* on its board */
 
-/* Whatever is waiting is one batch: takes this worker's share of it, up to RING_BATCH requests of any clients, and wakes a
- * sleeping worker for the rest. A worker that gets some no longer counts as looking. */
+/* Whatever is waiting is one batch: takes this worker's share of it, or all that it can hold where that has paid (`together`), at
+ * most RING_BATCH requests of any clients, and wakes a sleeping worker for the rest. A worker that gets some no longer counts as looking. */
 uint32_t rings_take(struct rings *rings, struct ring_watch *watch, struct ring_request *out);
 /* From here on the worker counts as looking: clients need not ring. */
 void rings_watch(struct rings *rings, struct ring_watch *watch);

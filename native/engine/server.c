@@ -408,6 +408,7 @@ static void serve_rings(struct worker *worker, uint32_t count)
             done_with(&serving, i, outcome, len);
         }
     }
+    worker->watch.together = serving.left > 1;
     if (serving.left != 0) {
         serve_gathered(&serving);
     }
