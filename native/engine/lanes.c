@@ -39,7 +39,7 @@ static const struct kind {
 
 struct lane_room {
     struct secret whole, scratch;
-    uint64_t nonces[LANES][ORDER_WORDS];
+    uint64_t nonces[LANES * ORDER_WORDS];
     uint8_t out[LANES][LANE_BLOCK], check[LANES][LANE_BLOCK];
     int8u *buffer; /* in scratch, aligned */
 };
@@ -280,11 +280,16 @@ static void run_rsa(struct lane_room *room, const struct kind *kind, struct lane
 
 /* ---- ECDSA --------------------------------------------------------------------------------------------------------- */
 
+static size_t words_of(const struct kind *kind)
+{
+    return (kind->bits + 63) / 64;
+}
+
 /* 0 < number < order, in the same time for all numbers. */
-static bool in_range(const uint64_t *number, const uint64_t *order)
+static bool in_range(const uint64_t *number, const uint64_t *order, size_t words)
 {
     uint64_t any = 0, borrow = 0;
-    for (int i = 0; i < ORDER_WORDS; i++) {
+    for (size_t i = 0; i < words; i++) {
         unsigned __int128 difference = (unsigned __int128)number[i] - order[i] - borrow;
         borrow = (uint64_t)(difference >> 64) & 1;
         any |= number[i];
@@ -293,14 +298,13 @@ static bool in_range(const uint64_t *number, const uint64_t *order)
 }
 
 /* FIPS 186-5 A.3.2: as many random bits as the order has. One call for all: each has its price. */
-static bool draw(uint64_t (*out)[ORDER_WORDS], const struct kind *kind, unsigned count)
+static bool draw(uint64_t *out, const struct kind *kind, unsigned count)
 {
-    size_t words = (kind->bits + 63) / 64;
+    size_t words = words_of(kind);
     uint64_t top = kind->bits % 64 == 0 ? UINT64_MAX : (UINT64_C(1) << kind->bits % 64) - 1;
-    bool drawn = RAND_priv_bytes_ex(evp_context(), (uint8_t *)out, count * sizeof *out, 0) == 1;
+    bool drawn = RAND_priv_bytes_ex(evp_context(), (uint8_t *)out, count * words * WORD, 0) == 1;
     for (unsigned i = 0; i < count; i++) {
-        out[i][words - 1] &= top;
-        memset(out[i] + words, 0, (ORDER_WORDS - words) * WORD);
+        out[(i + 1) * words - 1] &= top;
     }
     return drawn;
 }
@@ -308,10 +312,11 @@ static bool draw(uint64_t (*out)[ORDER_WORDS], const struct kind *kind, unsigned
 /* "If the number is not in range, draw again": so that none is likelier than another. */
 static bool make_nonces(struct lane_room *room, const struct kind *kind, const uint64_t *order, unsigned count)
 {
+    size_t words = words_of(kind);
     bool drawn = draw(room->nonces, kind, count);
     for (unsigned i = 0; i < count && drawn; i++) {
-        while (drawn && !in_range(room->nonces[i], order)) {
-            drawn = draw(&room->nonces[i], kind, 1);
+        while (drawn && !in_range(room->nonces + i * words, order, words)) {
+            drawn = draw(room->nonces + i * words, kind, 1);
         }
     }
     return drawn;
@@ -329,7 +334,7 @@ static void run_ecdsa(struct lane_room *room, enum lane_kind which, struct lane 
         r[i] = room->out[i];
         s[i] = room->out[i] + kind->width;
         message[i] = lanes[from].in;
-        nonce[i] = (const int64u *)room->nonces[from];
+        nonce[i] = (const int64u *)(room->nonces + from * words_of(kind));
         key[i] = number(&lanes[from], 0);
     }
     mbx_status status = ready ? kind->sign(r, s, message, nonce, key, NULL) : MBX_SET_STS_ALL(MBX_STATUS_NULL_PARAM_ERR);

@@ -1,6 +1,7 @@
 #include "server.h"
 
 #include <openssl/crypto.h>
+#include <sched.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/epoll.h>
@@ -446,6 +447,9 @@ static void *work(void *argument)
         if (taken != 0) {
             send_held(worker);
             serve_rings(worker, taken);
+            if (worker->watch.together) {
+                sched_yield(); /* those whom it woke here ask again before it looks */
+            }
             if (ring_now_ns() - looked < SOCKETS_NS) {
                 continue;
             }
