@@ -276,6 +276,7 @@ static void run_rsa(struct lane_room *room, const struct kind *kind, struct lane
     }
     memory_wipe(room->out, sizeof room->out); /* of a wrong result one can take the primes */
     memory_wipe(room->check, sizeof room->check);
+    memory_wipe(room->buffer, (size_t)mbx_RSA_Method_BufSize(mbx_RSA_private_crt_Method(bits)));
 }
 
 /* ---- ECDSA --------------------------------------------------------------------------------------------------------- */
