@@ -17,3 +17,16 @@ class CkrError(HsmsimError):
 
 class StorageError(HsmsimError):
     """The database cannot be used now: down, locked for too long, or not at the revision that this code needs."""
+
+
+class AwsError(HsmsimError):
+    """A failure that an AWS client sees: its code as the service's model or AWS's common errors spell it.
+
+    `members`: members of the exception's shape beside the message.
+    """
+
+    def __init__(self, code: str, message: str, status: int = 400, **members: object) -> None:
+        super().__init__(message)
+        self.code = code
+        self.status = status
+        self.members = members

@@ -6,6 +6,7 @@ only when there is something to do: a running HSM does not carry it.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -17,24 +18,35 @@ from hsmsim.storage.database import Database
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
-HEAD: Final = "0001"
-_SCRIPTS: Final = Path(__file__).parent / "migrations"
+_FOLDER: Final = Path(__file__).parent
 
 
-def migrate(url: str) -> None:
+@dataclass(frozen=True, slots=True)
+class Schema:
+    """One kind of database: the folder of its migrations, and the revision that this code needs."""
+
+    folder: Path
+    head: str
+
+
+CLUSTER: Final = Schema(_FOLDER / "migrations", "0001")
+GATEWAY: Final = Schema(_FOLDER / "gateway_migrations", "0001")
+
+
+def migrate(url: str, schema: Schema = CLUSTER) -> None:
     """Create or upgrade the tables; StorageError where the database is newer than this code, or cannot be reached."""
     database = Database(url)
     try:
         with database.read() as connection:
             current = _revision(connection)
-        if current == HEAD:
+        if current == schema.head:
             return
-        if current is not None and current > HEAD:
+        if current is not None and current > schema.head:
             raise StorageError(
-                f"The database is at revision {current}, newer than this hsmsim ({HEAD}). Use the newer version."
+                f"The database is at revision {current}, newer than this hsmsim ({schema.head}). Use the newer version."
             )
         with database.write(alone=True) as connection:
-            _upgrade(connection)
+            _upgrade(connection, schema)
     finally:
         database.close()
 
@@ -45,11 +57,11 @@ def _revision(connection: Connection) -> str | None:
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
-def _upgrade(connection: Connection) -> None:
+def _upgrade(connection: Connection, schema: Schema) -> None:
     from alembic import command  # noqa: PLC0415 - see the module's docstring
     from alembic.config import Config  # noqa: PLC0415
 
     config = Config()
-    config.set_main_option("script_location", str(_SCRIPTS).replace("%", "%%"))
+    config.set_main_option("script_location", str(schema.folder).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, HEAD)
+    command.upgrade(config, schema.head)

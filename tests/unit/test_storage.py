@@ -14,7 +14,7 @@ from sqlalchemy import create_mock_engine, inspect
 
 from hsmsim.errors import HsmsimError, StorageError
 from hsmsim.storage.database import Database
-from hsmsim.storage.migrate import HEAD, migrate
+from hsmsim.storage.migrate import CLUSTER, migrate
 from hsmsim.storage.tables import METADATA
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ def test_migrating_again_changes_nothing_and_a_newer_database_is_refused(url: st
     database = Database(url)
     with database.write() as connection:
         connection.exec_driver_sql("UPDATE alembic_version SET version_num = '9999'")
-    with pytest.raises(StorageError, match=f"revision 9999, newer than this hsmsim \\({HEAD}\\)"):
+    with pytest.raises(StorageError, match=f"revision 9999, newer than this hsmsim \\({CLUSTER.head}\\)"):
         migrate(url)
 
 
