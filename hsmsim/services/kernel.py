@@ -154,7 +154,9 @@ class Service:
     denied: str = "AccessDeniedException"
     unsupported: str = "NotImplementedException"
     operations: dict[str, Operation] = field(default_factory=dict)
-    redact: Callable[[str, dict[str, Any], dict[str, Any] | None], tuple[dict[str, Any], dict[str, Any] | None]] | None = None
+    redact: (
+        Callable[[str, dict[str, Any], dict[str, Any] | None], tuple[dict[str, Any], dict[str, Any] | None]] | None
+    ) = None
     """CloudTrail: (operation, requestParameters, responseElements) -> the same as AWS shows them, where the general rule
     (sensitive members left out, no responseElements for reads) is not what AWS does."""
 
