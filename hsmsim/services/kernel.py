@@ -39,7 +39,7 @@ class Request(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     """
 
 
-class Nothing(Request):
+class Nothing(Request, frozen=True):
     """The request of an operation without members."""
 
 
@@ -129,21 +129,26 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """A registered function. `access` names what the caller must be allowed, given the call and the request."""
+    """A registered function. `access` names what the caller must be allowed, given the call and the request.
+
+    read_only, shows_response: what CloudTrail says of it (readOnly, and whether there are responseElements).
+    """
 
     name: str
     request: type[Request]
     run: Callable[[Call, Any], Response | None]
     mode: Mode
     access: Callable[[Call, Any], Iterable[Access]]
+    read_only: bool
+    shows_response: bool
 
 
 @dataclass(slots=True)
 class Service:
     """One AWS service as the gateway serves it.
 
-    model: botocore's name of it (its folder in botocore/data); signing: the name in the signature's scope; source: CloudTrail's
-    eventSource; prefix: IAM's. `denied`: the code of its AccessDenied error; `unsupported`: the code where
+    model: botocore's name of it (its folder in botocore/data); signing: the name in the signature's scope;
+    source: CloudTrail's eventSource; prefix: IAM's. `denied`: the code of its AccessDenied error; `unsupported`: the code where
     an operation or member is not built.
     """
 
@@ -167,17 +172,27 @@ class Service:
         access: Callable[[Call, R], Iterable[Access]] | None = None,
         *,
         name: str = "",
+        read_only: bool | None = None,
+        shows_response: bool | None = None,
     ) -> Callable[[Callable[[Call, R], Response | None]], Callable[[Call, R], Response | None]]:
         """Register the decorated function; the operation's name is the function's in PascalCase, or `name`.
 
-        Without `access`: the action of that name on every resource.
+        Without `access`: the action of that name on every resource. Without `read_only`: by mode, and for BLOCK not.
+        Without `shows_response`: where the operation is not read-only.
         """
+        reads = mode in {Mode.READ, Mode.INLINE} if read_only is None else read_only
 
         def register(run: Callable[[Call, R], Response | None]) -> Callable[[Call, R], Response | None]:
             known = name or "".join(part.capitalize() for part in run.__name__.split("_"))
             action = f"{self.prefix}:{known}"
             self.operations[known] = Operation(
-                known, request, run, mode, access or (lambda _call, _request: (Access(action),))
+                known,
+                request,
+                run,
+                mode,
+                access or (lambda _call, _request: (Access(action),)),
+                reads,
+                not reads if shows_response is None else shows_response,
             )
             return run
 

@@ -1,0 +1,78 @@
+"""What the gateway needs of others, and what it gives them. Implementations are in the services, wired in `assembly`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+    from sqlalchemy.engine import Connection
+
+    from hsmsim.authz.principal import Caller
+    from hsmsim.clock import Clock
+    from hsmsim.services.kernel import Authorizer, Ids, Reconciler, Service
+    from hsmsim.storage.database import Database
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """The secret of an access key, and who signs with it."""
+
+    secret: str = field(repr=False)
+    caller: Caller
+
+
+class Credentials(Protocol):
+    """The access keys of all accounts, from memory."""
+
+    def find(self, access_key_id: str, session_token: str) -> Credential:
+        """AwsError InvalidClientTokenId, ExpiredToken, ... where there is none that may be used now."""
+
+
+class Recorder(Protocol):
+    """CloudTrail's store."""
+
+    def record(self, connection: Connection, *events: Mapping[str, Any]) -> None:
+        """Write the events in this transaction."""
+
+
+class Writer(Protocol):
+    """The one writer of the gateway's database (storage.writer)."""
+
+    def submit(self, work: Callable[[Connection], Any]) -> Future[Any]:
+        """Have work run; its future is done when the transaction is durable or failed."""
+
+    def write(self, work: Callable[[Connection], Any]) -> Any:  # noqa: ANN401 - what work returns
+        """Run work and wait for it."""
+
+
+Route: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
+"""A management call: JSON members in, JSON members out; HsmsimError for what it refuses. It runs in a thread."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """What a service is built with."""
+
+    database: Database
+    writer: Writer
+    clock: Clock
+    ids: Ids
+    wake: Callable[[str], None]
+    """Wakes the reconciler of this name; safe from any thread, never waits."""
+    default_account: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parts:
+    """What the services put into the gateway. routes: (method, path) of the management socket."""
+
+    services: tuple[Service, ...]
+    credentials: Credentials
+    authorizer: Authorizer
+    recorder: Recorder
+    reconcilers: tuple[Reconciler, ...] = ()
+    routes: Mapping[tuple[str, str], Route] = field(default_factory=dict)
