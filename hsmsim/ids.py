@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import secrets
 from typing import TYPE_CHECKING, Final
@@ -32,3 +33,15 @@ def new_hsm_id(random_below: Callable[[int], int] = secrets.randbelow) -> str:
 def is_id(text: str, prefix: str) -> bool:
     """Whether `text` is an id of this kind; safe to use as a file name then."""
     return _SHAPE.fullmatch(text) is not None and text.startswith(f"{prefix}-")
+
+
+class SystemIds:
+    """Identifiers from the machine's random source (DESIGN D12)."""
+
+    def below(self, limit: int) -> int:
+        """A random integer in [0, limit)."""
+        return secrets.randbelow(limit)
+
+    def token(self, size: int) -> bytes:
+        """Random bytes."""
+        return os.urandom(size)

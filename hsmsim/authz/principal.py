@@ -37,3 +37,11 @@ class Caller:
     issued: float = 0.0
     tags: Mapping[str, str] = field(default_factory=dict)
     session_policies: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What proves a caller: the secret that signs its requests."""
+
+    secret: str = field(repr=False)
+    caller: Caller

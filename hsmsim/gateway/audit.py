@@ -100,15 +100,20 @@ def _session(caller: Caller) -> dict[str, Any]:
     context: dict[str, Any] = {
         "attributes": {"creationDate": times.to_iso(int(caller.issued)), "mfaAuthenticated": "false"}
     }
-    if caller.kind is Kind.ROLE:
+    if caller.issuer:
         context["sessionIssuer"] = {
-            "type": "Role",
+            "type": _issuer_type(caller.issuer),
             "principalId": caller.issuer_id,
             "arn": caller.issuer,
             "accountId": caller.issuer.split(":")[4],
             "userName": caller.issuer.rpartition("/")[2],
         }
     return context
+
+
+def _issuer_type(arn: str) -> str:
+    resource = arn.partition("::")[2].partition(":")[2]
+    return "Root" if resource == "root" else "Role" if resource.startswith("role/") else "IAMUser"
 
 
 def shown(ref: Ref | None, value: Any) -> Any:  # noqa: ANN401 - any value of the model

@@ -7,14 +7,14 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from hsmsim.authz.principal import Caller, Kind
+from hsmsim.authz.principal import Caller, Credential, Kind
 from hsmsim.errors import AwsError
 from hsmsim.gateway import chunked, sigv4
 
 if TYPE_CHECKING:
     from hsmsim.clock import Clock
     from hsmsim.gateway.codec.wire import HttpRequest
-    from hsmsim.gateway.ports import Credential, Credentials
+    from hsmsim.gateway.ports import Credentials
     from hsmsim.gateway.sigv4 import Presented, Rules
 
 SKEW_S: Final = 15 * 60
@@ -61,7 +61,7 @@ class Authenticator:
 
     def _credential(self, presented: Presented) -> Credential | None:
         try:
-            return self.credentials.find(presented.key_id, presented.token)
+            return self.credentials.find(presented.key_id, presented.token or None)
         except AwsError as error:
             if self.accept_any and error.code == "InvalidClientTokenId":
                 return None
@@ -118,9 +118,7 @@ def _check_scope(presented: Presented, signing: str) -> None:
 def _check_signed_headers(request: HttpRequest, presented: Presented) -> None:
     signed = presented.signed_headers
     if "host" not in signed:
-        raise AwsError(
-            sigv4.MISMATCH, "'Host' or ':authority' must be a 'SignedHeader' in the AWS Authorization.", 403
-        )
+        raise AwsError(sigv4.MISMATCH, "'Host' or ':authority' must be a 'SignedHeader' in the AWS Authorization.", 403)
     for name in request.headers:
         if name.startswith("x-amz-") and name not in signed and name not in _MAY_BE_UNSIGNED:
             raise AwsError(sigv4.MISMATCH, f"'{name}' must be a 'SignedHeader' in the AWS Authorization.", 403)

@@ -11,24 +11,16 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection
 
-    from hsmsim.authz.principal import Caller
+    from hsmsim.authz.principal import Credential
     from hsmsim.clock import Clock
     from hsmsim.services.kernel import Authorizer, Ids, Reconciler, Service
     from hsmsim.storage.database import Database
 
 
-@dataclass(frozen=True, slots=True)
-class Credential:
-    """The secret of an access key, and who signs with it."""
-
-    secret: str = field(repr=False)
-    caller: Caller
-
-
 class Credentials(Protocol):
     """The access keys of all accounts, from memory."""
 
-    def find(self, access_key_id: str, session_token: str) -> Credential:
+    def find(self, access_key_id: str, session_token: str | None) -> Credential:
         """AwsError InvalidClientTokenId, ExpiredToken, ... where there is none that may be used now."""
 
 

@@ -143,9 +143,7 @@ def _from_query(request: HttpRequest) -> Presented:
     )
 
 
-def _presented(
-    credential: str, headers: str, signature: str, stamp: str, token: str, expires: int | None
-) -> Presented:
+def _presented(credential: str, headers: str, signature: str, stamp: str, token: str, expires: int | None) -> Presented:
     parts = credential.rsplit("/", _SCOPE_PARTS - 1)
     if len(parts) != _SCOPE_PARTS:
         raise AwsError(

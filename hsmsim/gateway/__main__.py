@@ -1,0 +1,34 @@
+"""`python -m hsmsim.gateway --config FILE`."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from pathlib import Path
+
+from hsmsim.errors import HsmsimError
+from hsmsim.gateway import assembly, process
+from hsmsim.gateway.config import GatewayConfig
+
+
+def main(build: process.Build = assembly.build) -> int:
+    """The command."""
+    parser = argparse.ArgumentParser(prog="python -m hsmsim.gateway", description="AWS's APIs on one port.")
+    parser.add_argument("--config", type=Path, required=True, help="a JSON file; see hsmsim.gateway.config")
+    arguments = parser.parse_args()
+    logging.basicConfig(
+        stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(levelname)s %(threadName)s %(name)s: %(message)s"
+    )
+    for noisy in ("alembic", "uvicorn"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        process.run(GatewayConfig.read(arguments.config), build)
+    except HsmsimError as error:
+        logging.getLogger("hsmsim.gateway").error("%s", error)  # noqa: TRY400 - a sentence, not a trace
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,92 @@
+"""HTTP as the gateway takes it: uvicorn's protocol on httptools, with bounds that uvicorn leaves to a proxy.
+
+Heads (request line and headers) are bounded in size and time, connections in number; what is too large or too slow is
+answered or closed, so a client that sends nothing, or without end, costs a socket for some seconds and nothing else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Final
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+if TYPE_CHECKING:
+    from asyncio import TimerHandle
+
+MAX_HEAD: Final = 64 << 10
+MAX_CONNECTIONS: Final = 2000
+HEAD_TIMEOUT_S: Final = 10.0
+KEEP_ALIVE_S: Final = 75
+TLS: Final = "hsmsim.tls"
+"""The scope's key for (version, cipher suite)."""
+
+
+class BoundedProtocol(HttpToolsProtocol):
+    """One connection."""
+
+    def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - as uvicorn calls it
+        super().__init__(*arguments, **named)
+        self._in_head = True
+        self._head_size = 0
+        self._head_timer: TimerHandle | None = None
+        self._tls: tuple[str, str] | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        """Begin to wait for a request."""
+        super().connection_made(transport)
+        cipher = transport.get_extra_info("cipher")
+        if cipher:
+            self._tls = (cipher[1], cipher[0])
+        if len(self.connections) > MAX_CONNECTIONS:
+            transport.close()
+            return
+        self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, transport.close)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Forget the timer."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Count what belongs to a head that is not complete yet."""
+        if self.transport.is_closing():
+            return
+        super().data_received(data)
+        if not self._in_head:
+            return
+        self._head_size += len(data)
+        if self._head_size > MAX_HEAD:
+            self._refuse_head()
+        elif self._head_timer is None and not self.transport.is_closing():
+            self._head_timer = self.loop.call_later(HEAD_TIMEOUT_S, self.transport.close)
+
+    def on_message_begin(self) -> None:
+        """A head begins."""
+        super().on_message_begin()
+        self._in_head, self._head_size = True, 0
+        if self._tls:
+            self.scope["state"][TLS] = self._tls
+
+    def on_headers_complete(self) -> None:
+        """It is whole."""
+        self._in_head = False
+        self._stop_timer()
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        """The next data is a head again."""
+        super().on_message_complete()
+        self._head_size = 0
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _refuse_head(self) -> None:
+        if self.cycle is None or self.cycle.response_complete:
+            self.transport.write(
+                b"HTTP/1.1 431 Request Header Fields Too Large\r\nconnection: close\r\ncontent-length: 0\r\n\r\n"
+            )
+        self.transport.close()
