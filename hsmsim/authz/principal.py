@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class Kind(StrEnum):
@@ -20,9 +23,9 @@ class Kind(StrEnum):
 class Caller:
     """Who makes a call.
 
-    arn: arn:aws:iam::111122223333:user/path/name, :root, arn:aws:sts::...:assumed-role/Role/session, or for an AWS service
-    its principal (cloudhsm.amazonaws.com). user_id: aws:userid (AIDA..., AROA...:session, the account id for root).
-    issuer: the role's ARN for AssumedRole. tags: aws:PrincipalTag. issued: real seconds when the session was issued.
+    arn: arn:aws:iam::111122223333:user/path/name, :root, arn:aws:sts::...:assumed-role/Role/session, or for an AWS
+    service its principal (cloudhsm.amazonaws.com). user_id: aws:userid (AIDA..., AROA...:session, the account id for
+    root). issuer: the role's ARN for AssumedRole. tags: aws:PrincipalTag. issued: real seconds when the session was issued.
     session_policies: documents that narrow an assumed role.
     """
 

@@ -1,1 +1,1 @@
-"""AWS's wire: one port for all services, accounts and regions. Parses, verifies, runs, records, answers (DESIGN D9, D16)."""
+"""AWS's wire: one port for all services, accounts and regions (DESIGN D9, D16)."""

@@ -121,7 +121,7 @@ async def _send(send: Send, answer: HttpResponse) -> None:
 
 
 class ManagementApp:
-    """What answers on the management socket: JSON in, JSON out, one route a call. Who may open the socket may do all."""
+    """What answers on the management socket: JSON in, JSON out. Who may open the socket may do all."""
 
     def __init__(self, routes: Mapping[tuple[str, str], Route], version: str) -> None:
         self._routes = {("GET", HEALTH): lambda _: {"status": "ok", "version": version}, **routes}
@@ -147,6 +147,6 @@ class ManagementApp:
             return 400, {"error": f"The body is no JSON object: {error}."}
         except HsmsimError as error:
             return 400, {"error": str(error)}
-        except Exception:
+        except Exception:  # noqa: BLE001 - the last edge
             _LOG.exception("%s %s failed.", method, path)
             return 500, {"error": "The gateway failed; its log says why."}

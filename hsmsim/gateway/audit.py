@@ -1,18 +1,19 @@
-"""CloudTrail's record of a call (https://docs.aws.amazon.com/awscloudtrail/latest/userguide/cloudtrail-event-reference-record-contents.html).
+"""CloudTrail's record of a call (CloudTrail User Guide, "CloudTrail record contents").
 
-Members are named as CloudTrail does: the first letter small. Sensitive members are left out; reads have no responseElements.
+Members are named as CloudTrail does: the first letter small. Sensitive members are left out; reads have no
+responseElements.
 """
 
 from __future__ import annotations
 
 import base64
-import datetime as dt
 from typing import TYPE_CHECKING, Any, Final
 
 from hsmsim.authz.principal import Caller, Kind
 from hsmsim.gateway.codec import times
 
 if TYPE_CHECKING:
+    import datetime as dt
     from collections.abc import Mapping
 
     from hsmsim.gateway.codec.model import OperationModel, Ref
@@ -116,7 +117,7 @@ def _issuer_type(arn: str) -> str:
     return "Root" if resource == "root" else "Role" if resource.startswith("role/") else "IAMUser"
 
 
-def shown(ref: Ref | None, value: Any) -> Any:  # noqa: ANN401 - any value of the model
+def shown(ref: Ref | None, value: Any) -> Any:  # noqa: ANN401, PLR0911 - any value of the model, a case for each type
     """A value as CloudTrail shows it; None where it is sensitive."""
     if ref is None or ref.shape.sensitive:
         return None

@@ -36,8 +36,10 @@ class Identity:
 
 @dataclass(slots=True)
 class Authenticator:
-    """Checks signatures. accept_any: a key that is not known is the root of the default account, or of the account whose
-    twelve digits it is, and its signature is not checked; keys that are known are checked as always.
+    """Checks signatures.
+
+    accept_any: a key that is not known is the root of the default account, or of the account whose twelve digits it is,
+    and its signature is not checked; keys that are known are checked as always.
     """
 
     credentials: Credentials

@@ -1,7 +1,7 @@
-"""Events that no transaction of their own carries (reads, errors): gathered, and written a moment later by the one writer.
+"""Events that no transaction of their own carries (reads, errors): gathered, then written by the one writer.
 
-Rules: used on the event loop only. Events keep their order. What cannot be written is kept and tried again; a caller waits
-once too much is kept, so nothing is dropped while the gateway runs, and close() writes the rest.
+Rules: used on the event loop only. Events keep their order. What cannot be written is kept and tried again; a caller
+waits once too much is kept, so nothing is dropped while the gateway runs, and close() writes the rest.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Behind:
 
     async def room(self) -> None:
         """Return when there is room again."""
-        while self.full:
+        while self.full:  # noqa: ASYNC110 - rare, and nothing is lost by looking again
             await asyncio.sleep(DELAY_S)
 
     async def close(self) -> None:

@@ -1,7 +1,7 @@
-"""aws-chunked bodies, read: https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html and -streaming-trailers.html.
+"""aws-chunked bodies, read (https://docs.aws.amazon.com/AmazonS3/latest/API/sigv4-streaming.html, with trailers).
 
-A chunk is handed on when its signature has been checked, so nothing that was tampered with is ever used. Chunks, lines and
-trailers are bounded; a body is fed in any pieces.
+A chunk is handed on when its signature has been checked, so nothing that was tampered with is ever used. Chunks, lines
+and trailers are bounded; a body is fed in any pieces.
 """
 
 from __future__ import annotations

@@ -23,8 +23,9 @@ def _path(_type: type, value: object) -> Path:
 class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A JSON object with these members.
 
-    home: the state folder; the database and the management socket are in it. port, tls_port: 0 takes a free one, null none.
-    certificate, key: PEM files, for tls_port. ready: a file that is written, with the ports, when the gateway listens.
+    home: the state folder; the database and the management socket are in it. port, tls_port: 0 takes a free one, null
+    none. certificate, key: PEM files, for tls_port. ready: a file that is written, with the ports, when the gateway
+    listens.
     """
 
     home: Path

@@ -44,15 +44,17 @@ class Directory:
             self._by_signing.setdefault(service.signing, []).append(service)
 
     def find(self, request: HttpRequest) -> Found:
-        """The service that the signature's scope names; X-Amz-Target, path, version and host tell those apart that share
-        a name, and find the service of a request that is not signed.
+        """The service that the signature's scope names.
+
+        X-Amz-Target, path, version and host tell those apart that share a name, and find the service of a request that
+        is not signed.
         """
         scope = sigv4.scope_of(request)
         candidates = self._services if scope is None else self._by_signing.get(scope[1], ())
         if scope is not None and not candidates:
             raise AwsError(
                 "NotImplemented",
-                f"hsmsim has no service that signs as {scope[1][:64]!r}. It has: {', '.join(sorted(self._by_signing))}.",
+                f"hsmsim has no service that signs as {scope[1][:64]!r}. It has: {', '.join(self._by_signing)}.",
                 501,
             )
         service = candidates[0] if len(candidates) == 1 else _choose(candidates, request)

@@ -6,12 +6,12 @@ answered or closed, so a client that sends nothing, or without end, costs a sock
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any, Final
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 if TYPE_CHECKING:
+    import asyncio
     from asyncio import TimerHandle
 
 MAX_HEAD: Final = 64 << 10

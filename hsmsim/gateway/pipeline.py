@@ -118,7 +118,7 @@ class Pipeline:
             response = await self._modes[exchange.operation.mode](exchange)
         except AwsError as error:
             return self._refuse(exchange, error)
-        except Exception:
+        except Exception:  # noqa: BLE001 - the last edge: logged, and told as InternalFailure
             _LOG.exception("Request %s failed.", exchange.request_id)
             return self._refuse(exchange, faults.defect(exchange.request_id))
         for work in exchange.after:

@@ -1,4 +1,4 @@
-"""What the gateway needs of others, and what it gives them. Implementations are in the services, wired in `assembly`."""
+"""What the gateway needs of others and gives them. Implementations are in the services, wired in `assembly`."""
 
 from __future__ import annotations
 

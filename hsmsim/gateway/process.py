@@ -124,7 +124,7 @@ async def _listen(config: GatewayConfig, aws: AwsApp, management: ManagementApp)
 async def _announce(
     config: GatewayConfig, listeners: list[Listener], servers: list[_Server], tasks: list[asyncio.Task[None]]
 ) -> None:
-    while not all(server.started for server in servers) and not any(task.done() for task in tasks):
+    while not all(server.started for server in servers) and not any(task.done() for task in tasks):  # noqa: ASYNC110
         await asyncio.sleep(0.01)
     # What was imported and built until now lives as long as the process: the collector need not look at it again.
     gc.collect()

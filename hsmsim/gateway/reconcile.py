@@ -45,7 +45,7 @@ class _Loop:
             try:
                 pause = self._reconciler.step()
                 retry = FIRST_RETRY_S
-            except Exception:
+            except Exception:  # noqa: BLE001 - the last edge: logged, and tried again
                 _LOG.exception("%s failed; it is tried again in %.1f s.", self._reconciler.name, retry)
                 pause, retry = retry, min(2 * retry, LAST_RETRY_S)
             self._woken.wait(pause)

@@ -1,7 +1,7 @@
 """Signature Version 4, read: what a request presents, its canonical form, and the keys to check it with.
 
-https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html. Errors have the codes of the query
-protocol; `faults` translates them for the others.
+https://docs.aws.amazon.com/IAM/latest/UserGuide/reference_sigv-create-signed-request.html. Errors have the codes of the
+query protocol; `faults` translates them for the others.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ _FIELD: Final = re.compile(r"\s*(Credential|SignedHeaders|Signature)=([^,\s]*)\s
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """How a service reads signatures. S3 encodes the path once and takes payloads that are unsigned or come in chunks."""
+    """How a service reads signatures. S3 encodes the path once and takes payloads unsigned or in chunks."""
 
     encode_once: bool = False
     unsigned: bool = False

@@ -1,8 +1,8 @@
 """What an AWS operation is: a plain function from a call and a typed request to the members of its response.
 
 Rules:
-- A request is a `Request` struct whose fields are the model's members, nested structures included. A member of the model
-  that the struct does not have is refused by name (NotImplemented) before anything runs; it is never ignored.
+- A request is a `Request` struct whose fields are the model's members, nested structures included. A member of the
+  model that the struct does not have is refused by name (NotImplemented) before anything runs; it is never ignored.
 - An operation that writes runs in the gateway's one writer, in a transaction that also holds its CloudTrail event: both
   or neither. It does no I/O besides that transaction. What has to happen elsewhere (an HSM's process, a key in an
   HSM) is a row that says so, and a reconciler does it afterwards (DESIGN D16).
@@ -148,8 +148,8 @@ class Service:
     """One AWS service as the gateway serves it.
 
     model: botocore's name of it (its folder in botocore/data); signing: the name in the signature's scope;
-    source: CloudTrail's eventSource; prefix: IAM's. `denied`: the code of its AccessDenied error; `unsupported`: the code where
-    an operation or member is not built.
+    source: CloudTrail's eventSource; prefix: IAM's. `denied`: the code of its AccessDenied error; `unsupported`: the
+    code where an operation or member is not built.
     """
 
     model: str
@@ -162,8 +162,8 @@ class Service:
     redact: (
         Callable[[str, dict[str, Any], dict[str, Any] | None], tuple[dict[str, Any], dict[str, Any] | None]] | None
     ) = None
-    """CloudTrail: (operation, requestParameters, responseElements) -> the same as AWS shows them, where the general rule
-    (sensitive members left out, no responseElements for reads) is not what AWS does."""
+    """CloudTrail: (operation, requestParameters, responseElements) -> the same as AWS shows them, where the general
+    rule (sensitive members left out, no responseElements for reads) is not what AWS does."""
 
     def operation(
         self,

@@ -94,9 +94,7 @@ class GroupWriter:
         done: list[_Job] = []
         try:
             with self._database.write() as connection:
-                for job in jobs:
-                    if self._attempt(connection, job):
-                        done.append(job)
+                done.extend(job for job in jobs if self._attempt(connection, job))
         except Exception as error:  # noqa: BLE001 - handed on to all who wait
             for job in jobs:
                 if not job.future.done():

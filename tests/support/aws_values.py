@@ -1,4 +1,4 @@
-"""Values of AWS's shapes for Hypothesis, made from botocore's own view of the models, and botocore's half of the wire."""
+"""Values of AWS's shapes for Hypothesis, by botocore's own view of the models, and botocore's half of the wire."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def botocore_model(service: str) -> BotocoreModel:
     return BotocoreModel(loader.load_service_model(service, "service-2"), service)
 
 
-def _scalar(shape: Shape, protocol: str, *, placed: bool) -> st.SearchStrategy[Any]:
+def _scalar(shape: Shape, protocol: str, *, placed: bool) -> st.SearchStrategy[Any]:  # noqa: PLR0911
     match shape.type_name:
         case "string" | "character":
             if placed:

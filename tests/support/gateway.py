@@ -36,7 +36,16 @@ class Gateway:
     def url(self, scheme: str = "http") -> str:
         return f"{scheme}://127.0.0.1:{self.ports[scheme]}"
 
-    def client(self, service: str, *, key: str = USER.access_key_id, secret: str = SECRET, token: str | None = None, scheme: str = "http", **more: Any) -> Any:
+    def client(
+        self,
+        service: str,
+        *,
+        key: str = USER.access_key_id,
+        secret: str = SECRET,
+        token: str | None = None,
+        scheme: str = "http",
+        **more: Any,
+    ) -> Any:
         return boto3.client(
             service,
             endpoint_url=self.url(scheme),

@@ -25,9 +25,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
 ACCOUNT = "111122223333"
-USER = Caller(
-    Kind.USER, ACCOUNT, f"arn:aws:iam::{ACCOUNT}:user/alice", "AIDAEXAMPLE", "AKIAALICE", "alice"
-)
+USER = Caller(Kind.USER, ACCOUNT, f"arn:aws:iam::{ACCOUNT}:user/alice", "AIDAEXAMPLE", "AKIAALICE", "alice")
 ROLE = Caller(
     Kind.ROLE,
     ACCOUNT,
@@ -40,6 +38,7 @@ ROLE = Caller(
     1_700_000_000.0,
 )
 SECRET = "wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
+FORBIDDEN = "cluster-22222222222"
 TOKEN = "FwoGZXIvYXdzEXAMPLETOKEN=="
 
 sts = Service("sts", "sts", "sts.amazonaws.com", "sts", "AccessDenied", "NotImplemented")
@@ -80,7 +79,9 @@ def get_caller_identity(call: Call, _request: Nothing) -> dict[str, Any]:
 @hsm.operation(TagResourceRequest, Mode.WRITE)
 def tag_resource(call: Call, request: TagResourceRequest) -> dict[str, Any]:
     for tag in request.tag_list:
-        call.tx.execute(text("INSERT INTO tags VALUES (:r, :k, :v)"), {"r": request.resource_id, "k": tag.key, "v": tag.value})
+        call.tx.execute(
+            text("INSERT INTO tags VALUES (:r, :k, :v)"), {"r": request.resource_id, "k": tag.key, "v": tag.value}
+        )
         if tag.key == "refuse":
             raise AwsError("CloudHsmTagException", "This tag is refused.")
         if tag.key == "defect":
@@ -95,7 +96,9 @@ def tag_resource(call: Call, request: TagResourceRequest) -> dict[str, Any]:
 
 @hsm.operation(ListTagsRequest, Mode.READ, lambda _, request: [Access("cloudhsm:ListTags", request.resource_id)])
 def list_tags(call: Call, request: ListTagsRequest) -> dict[str, Any]:
-    rows = call.tx.execute(text("SELECT name, value FROM tags WHERE resource = :r ORDER BY rowid"), {"r": request.resource_id})
+    rows = call.tx.execute(
+        text("SELECT name, value FROM tags WHERE resource = :r ORDER BY rowid"), {"r": request.resource_id}
+    )
     return {"TagList": [{"Key": row.name, "Value": row.value} for row in rows]}
 
 
@@ -106,7 +109,9 @@ def describe_vpcs(_call: Call, request: DescribeVpcsRequest) -> dict[str, Any]:
 
 @secrets.operation(PutSecretValueRequest, Mode.BLOCK)
 def put_secret_value(call: Call, request: PutSecretValueRequest) -> dict[str, Any]:
-    call.writer.write(lambda tx: tx.execute(text("INSERT INTO tags VALUES (:r, 'secret', '')"), {"r": request.secret_id}))
+    call.writer.write(
+        lambda tx: tx.execute(text("INSERT INTO tags VALUES (:r, 'secret', '')"), {"r": request.secret_id})
+    )
     return {"Name": request.secret_id, "VersionId": request.client_request_token or "v" * 32}
 
 
@@ -124,14 +129,13 @@ class Store:
         raise AwsError("InvalidClientTokenId", "The security token included in the request is invalid.")
 
     def authorize(self, call: Call, access: Access) -> None:
-        if access.resource == "cluster-forbidden":
-            raise AwsError(
-                "AccessDenied", f"User: {call.caller.arn} is not authorized to perform: {access.action}"
-            )
+        if access.resource == FORBIDDEN:
+            raise AwsError("AccessDenied", f"User: {call.caller.arn} is not authorized to perform: {access.action}")
 
     def record(self, connection: Connection, *events: Mapping[str, Any]) -> None:
         connection.execute(
-            text("INSERT INTO events VALUES (:body)"), [{"body": msgspec.json.encode(event).decode()} for event in events]
+            text("INSERT INTO events VALUES (:body)"),
+            [{"body": msgspec.json.encode(event).decode()} for event in events],
         )
 
 

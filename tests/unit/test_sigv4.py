@@ -58,7 +58,9 @@ def signed(
 def received(request: AWSRequest, body: bytes) -> HttpRequest:
     url = urlsplit(request.url)
     pairs = [(name.lower().encode(), str(value).encode("latin-1")) for name, value in request.headers.items()]
-    return HttpRequest(request.method, url.path or "/", url.query, join_headers([*pairs, (b"host", url.netloc.encode())]), body)
+    return HttpRequest(
+        request.method, url.path or "/", url.query, join_headers([*pairs, (b"host", url.netloc.encode())]), body
+    )
 
 
 def refused(request: HttpRequest, *, service: str = "sts", clock: ManualClock | None = None) -> tuple[str, str]:
@@ -142,7 +144,9 @@ def test_a_date_header_serves_too() -> None:
 
 
 def test_presigned_urls_last_as_long_as_they_say() -> None:
-    request = signed(SigV4QueryAuth, method="GET", url="https://sts.amazonaws.com/?Action=GetCallerIdentity", body=b"", expires=3600)
+    request = signed(
+        SigV4QueryAuth, method="GET", url="https://sts.amazonaws.com/?Action=GetCallerIdentity", body=b"", expires=3600
+    )
     clock = ManualClock(NOW)
     assert authenticator(clock).identify(request, "sts").caller == USER
     clock.advance(3600)
@@ -164,16 +168,13 @@ def test_a_presigned_url_of_s3_says_nothing_of_its_body() -> None:
 @pytest.mark.parametrize(
     ("seconds", "text"),
     [
-        (901, "Signature expired: 20231114T221320Z is now earlier than 20231114T221321Z (20231114T222821Z - 15 min.)"),
-        (
-            -901,
-            "Signature not yet current: 20231114T221320Z is still later than 20231114T221319Z (20231114T215819Z + 15 min.)",
-        ),
+        (901, "expired: 20231114T221320Z is now earlier than 20231114T221321Z (20231114T222821Z - 15 min.)"),
+        (-901, "not yet current: 20231114T221320Z is still later than 20231114T221319Z (20231114T215819Z + 15 min.)"),
     ],
 )
 def test_clocks_may_differ_by_15_minutes(seconds: float, text: str) -> None:
     assert authenticator(ManualClock(NOW + seconds / 901 * 900)).identify(signed(), "sts").caller == USER
-    assert refused(signed(), clock=ManualClock(NOW + seconds)) == ("RequestExpired", text)
+    assert refused(signed(), clock=ManualClock(NOW + seconds)) == ("RequestExpired", f"Signature {text}")
 
 
 def changed(request: HttpRequest, **headers: str) -> HttpRequest:
@@ -221,7 +222,9 @@ def test_what_was_changed_does_not_match(what: str) -> None:
 def test_a_mismatch_shows_what_was_computed_and_never_the_key() -> None:
     _, text = refused(signed(secret="wrong"))
     assert "The Canonical String for this request should have been\n'POST\n/\n\n" in text
-    assert "The String-to-Sign should have been\n'AWS4-HMAC-SHA256\n20231114T221320Z\n20231114/eu-central-1/sts/" in text
+    assert (
+        "The String-to-Sign should have been\n'AWS4-HMAC-SHA256\n20231114T221320Z\n20231114/eu-central-1/sts/" in text
+    )
     assert SECRET not in text
 
 
@@ -310,7 +313,9 @@ def in_chunks(kind: str, parts: list[bytes], trailers: dict[str, str] | None = N
     body += lines.replace("\n", "\r\n").encode()
     if kind == chunked.SIGNED_TRAILER:
         text = f"AWS4-HMAC-SHA256-TRAILER\n{presented.stamp}\n{presented.scope}\n{previous}\n"
-        body += f"x-amz-trailer-signature:{sigv4.sign(key, text + hashlib.sha256(lines.encode()).hexdigest())}\r\n".encode()
+        body += (
+            f"x-amz-trailer-signature:{sigv4.sign(key, text + hashlib.sha256(lines.encode()).hexdigest())}\r\n".encode()
+        )
     request.body = body + b"\r\n"
     return request
 

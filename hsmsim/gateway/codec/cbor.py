@@ -1,7 +1,8 @@
 """CBOR (RFC 8949) as rpc-v2-cbor uses it, bounded: what a hostile length or depth announces is never allocated.
 
-Read: integers, floats of all sizes, text and byte strings, arrays and maps (definite or not), tag 1 (epoch seconds), booleans,
-null, undefined. Any other tag or simple value is refused, as the protocol's specification says. Map keys are text.
+Read: integers, floats of all sizes, text and byte strings, arrays and maps (definite or not), tag 1 (epoch seconds),
+booleans, null, undefined. Any other tag or simple value is refused, as the protocol's specification says. Map keys are
+text.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class _Reader:
         self.at = 0
         self.nodes = 0
 
-    def item(self, depth: int) -> Any:  # noqa: ANN401
+    def item(self, depth: int) -> Any:  # noqa: ANN401, PLR0911 - any value, a case for each major type
         if depth > MAX_DEPTH:
             raise CborError(f"more than {MAX_DEPTH} levels")
         self.nodes += 1
@@ -166,7 +167,7 @@ def _head(out: bytearray, major: int, argument: int) -> None:
     raise CborError(f"{argument} does not fit into 64 bits")
 
 
-def _write(out: bytearray, value: Any) -> None:  # noqa: ANN401
+def _write(out: bytearray, value: Any) -> None:  # noqa: ANN401, C901 - any value, a case for each type
     match value:
         case None:
             out.append(_SIMPLE << 5 | 22)

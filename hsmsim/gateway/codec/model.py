@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 import threading
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cache
 from typing import TYPE_CHECKING, Any, Final
 
 from hsmsim.errors import HsmsimError
@@ -212,7 +212,7 @@ class ServiceModel:
         )
 
 
-@lru_cache(maxsize=None)
+@cache
 def load(name: str) -> ServiceModel:
     """Return the model that botocore has in the folder of this name."""
     from botocore.loaders import Loader  # noqa: PLC0415 - a twelfth of a second that no start-up needs

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final
@@ -11,6 +10,8 @@ from hsmsim.errors import AwsError
 from hsmsim.gateway.codec import query, restxml, rpc, validate
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
     from hsmsim.gateway.codec.model import OperationModel, ServiceModel
     from hsmsim.gateway.codec.wire import HttpRequest, HttpResponse
 

@@ -1,7 +1,7 @@
-"""The protocols that send a form and answer in XML: query (https://smithy.io/2.0/aws/protocols/aws-query-protocol.html) and ec2.
+"""The protocols that send a form and answer in XML: query and ec2 (https://smithy.io/2.0/aws/protocols/).
 
-A form's names are paths (`Tags.member.1.Key`). They are made a tree first, then walked by the model. What the model does not
-have is refused by ec2 (UnknownParameter) and passed over by query, as AWS's servers do.
+A form's names are paths (`Tags.member.1.Key`). They are made a tree first, then walked by the model. What the model
+does not have is refused by ec2 (UnknownParameter) and passed over by query, as AWS's servers do.
 """
 
 from __future__ import annotations

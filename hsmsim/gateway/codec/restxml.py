@@ -1,5 +1,6 @@
-"""rest-xml (https://smithy.io/2.0/aws/protocols/aws-restxml-protocol.html): method and path name the operation, members
-are in the path, the query string, the headers and an XML body.
+"""rest-xml (https://smithy.io/2.0/aws/protocols/aws-restxml-protocol.html).
+
+Method and path name the operation; members are in the path, the query string, the headers and an XML body.
 """
 
 from __future__ import annotations
@@ -97,7 +98,7 @@ def _labels(operation: OperationModel, path: str) -> dict[str, str]:
     return {name: unquote(text, BAD_VALUE, plus=False) for name, text in zip(names, found.groups(), strict=True)}
 
 
-def _placed(
+def _placed(  # noqa: PLR0911 - a case for each place
     member: Ref, name: str, labels: dict[str, str], query: dict[str, list[str]], headers: dict[str, str]
 ) -> Any:  # noqa: ANN401 - any value
     wire = member.wire or name

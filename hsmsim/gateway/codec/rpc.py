@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from hsmsim.errors import AwsError
 from hsmsim.gateway.codec import cbor, tree
 from hsmsim.gateway.codec.wire import HttpRequest, HttpResponse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from hsmsim.errors import AwsError
     from hsmsim.gateway.codec.model import OperationModel, Ref, ServiceModel, Shape
 
 JSON_TYPE: Final = "application/x-amz-json-"

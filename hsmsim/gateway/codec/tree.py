@@ -174,7 +174,7 @@ _READERS: Final[dict[str, _Reader]] = {
 }
 
 
-def write(ref: Ref, value: Any, dialect: Dialect) -> Any:  # noqa: ANN401
+def write(ref: Ref, value: Any, dialect: Dialect) -> Any:  # noqa: ANN401, PLR0911 - a case for each type
     """The value as the notation's encoder takes it. A member that the model does not have is a defect: it raises."""
     shape = ref.shape
     match shape.type:

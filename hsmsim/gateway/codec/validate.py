@@ -1,7 +1,7 @@
 """Validation by the model, with the sentences of AWS's own framework.
 
-json, rpc-v2-cbor and query services list every failure in one ValidationException (query: ValidationError). ec2 names the first
-missing parameter (MissingParameter) or bad value, and leaves lengths and patterns to its operations.
+json, rpc-v2-cbor and query services list every failure in one ValidationException (query: ValidationError). ec2 names
+the first missing parameter (MissingParameter) or bad value, and leaves lengths and patterns to its operations.
 """
 
 from __future__ import annotations
