@@ -25,8 +25,8 @@ class Caller:
 
     arn: arn:aws:iam::111122223333:user/path/name, :root, arn:aws:sts::...:assumed-role/Role/session, or for an AWS
     service its principal (cloudhsm.amazonaws.com). user_id: aws:userid (AIDA..., AROA...:session, the account id for
-    root). issuer: the role's ARN for AssumedRole. tags: aws:PrincipalTag. issued: real seconds when the session was issued.
-    session_policies: documents that narrow an assumed role.
+    root). issuer: the role's ARN for AssumedRole. tags: aws:PrincipalTag. issued: real seconds when the session was
+    issued. session_policies: documents that narrow an assumed role.
     """
 
     kind: Kind

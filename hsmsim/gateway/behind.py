@@ -64,14 +64,16 @@ class Behind:
             batch = self._events[:BATCH]
             try:
                 await asyncio.wrap_future(self._writer.submit(partial(self._record, batch)))
+                pause = DELAY_S
             except StorageError:
                 _LOG.exception("%d events could not be written yet.", len(self._events))
                 if self._closing.is_set():
                     break
                 pause = RETRY_S
-            else:
-                del self._events[: len(batch)]
-                pause = DELAY_S
+                continue
+            except Exception:  # noqa: BLE001 - a defect of the recorder: to try again would hold up those behind
+                _LOG.exception("Events are lost: %s.", [event["requestID"] for event in batch])
+            del self._events[: len(batch)]
         self._task = None
 
     async def _wait(self, pause: float) -> None:

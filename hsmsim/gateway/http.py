@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MAX_HEAD: Final = 64 << 10
 MAX_CONNECTIONS: Final = 2000
-HEAD_TIMEOUT_S: Final = 10.0
+HEAD_TIMEOUT_S: Final = 5.0
 KEEP_ALIVE_S: Final = 75
 TLS: Final = "hsmsim.tls"
 """The scope's key for (version, cipher suite)."""
@@ -28,6 +28,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - as uvicorn calls it
         super().__init__(*arguments, **named)
         self._in_head = True
+        self._begun_now = False
         self._head_size = 0
         self._head_timer: TimerHandle | None = None
         self._tls: tuple[str, str] | None = None
@@ -49,13 +50,15 @@ class BoundedProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        """Count what belongs to a head that is not complete yet."""
+        """Count what belongs to a head that is not complete yet; one read bounds a head that is whole in it."""
         if self.transport.is_closing():
             return
+        self._begun_now = False
         super().data_received(data)
         if not self._in_head:
             return
-        self._head_size += len(data)
+        # A head that began in this data may stand behind a body: what comes next is counted.
+        self._head_size += 0 if self._begun_now else len(data)
         if self._head_size > MAX_HEAD:
             self._refuse_head()
         elif self._head_timer is None and not self.transport.is_closing():
@@ -64,7 +67,7 @@ class BoundedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """A head begins."""
         super().on_message_begin()
-        self._in_head, self._head_size = True, 0
+        self._in_head, self._begun_now, self._head_size = True, True, 0
         if self._tls:
             self.scope["state"][TLS] = self._tls
 
@@ -73,11 +76,6 @@ class BoundedProtocol(HttpToolsProtocol):
         self._in_head = False
         self._stop_timer()
         super().on_headers_complete()
-
-    def on_message_complete(self) -> None:
-        """The next data is a head again."""
-        super().on_message_complete()
-        self._head_size = 0
 
     def _stop_timer(self) -> None:
         if self._head_timer is not None:

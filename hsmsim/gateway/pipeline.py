@@ -122,7 +122,7 @@ class Pipeline:
             _LOG.exception("Request %s failed.", exchange.request_id)
             return self._refuse(exchange, faults.defect(exchange.request_id))
         for work in exchange.after:
-            work()
+            _run_after(exchange, work)
         return response
 
     def close(self) -> None:
@@ -294,6 +294,14 @@ class Pipeline:
             _LOG.exception("The error of request %s is not in the model.", exchange.request_id)
             told = faults.translate(faults.defect(exchange.request_id), protocol)
             return protocol.fail(model, told, exchange.request_id)
+
+
+def _run_after(exchange: Exchange, work: Callable[[], None]) -> None:
+    """What was acknowledged stays so, whatever happens afterwards."""
+    try:
+        work()
+    except Exception:  # noqa: BLE001 - the last edge: logged
+        _LOG.exception("What should follow request %s failed.", exchange.request_id)
 
 
 def _found(exchange: Exchange) -> Found:

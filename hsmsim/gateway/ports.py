@@ -55,6 +55,8 @@ class Ports:
     ids: Ids
     wake: Callable[[str], None]
     """Wakes the reconciler of this name; safe from any thread, never waits."""
+    forget_key: Callable[[str], None]
+    """Wipes what was derived from this access key, when it is deleted or deactivated; safe from any thread."""
     default_account: str
 
 

@@ -11,6 +11,7 @@ import contextlib
 import gc
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -69,6 +70,8 @@ class _Server(uvicorn.Server):
 def run(config: GatewayConfig, build: Build, clock: Clock | None = None) -> None:
     """Serve until SIGTERM or SIGINT."""
     os.umask(0o077)
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     migrate(config.database_url, GATEWAY)
     uvloop.run(_serve(config, build, clock or SystemClock()))
@@ -79,11 +82,17 @@ async def _serve(config: GatewayConfig, build: Build, clock: Clock) -> None:
     writer = GroupWriter(database)
     reconcilers = Reconcilers()
     ids = SystemIds()
+    keys = sigv4.KeyCache()
+    loop = asyncio.get_running_loop()
+
+    def forget(access_key_id: str) -> None:
+        loop.call_soon_threadsafe(keys.forget, access_key_id)
+
     try:
-        parts = build(Ports(database, writer, clock, ids, reconcilers.wake, config.default_account))
+        parts = build(Ports(database, writer, clock, ids, reconcilers.wake, forget, config.default_account))
         behind = Behind(parts.recorder, writer)
         authenticator = Authenticator(
-            parts.credentials, clock, sigv4.KeyCache(), config.default_account, config.accept_any_credentials
+            parts.credentials, clock, keys, config.default_account, config.accept_any_credentials
         )
         limits = Limits(threads=config.threads)
         pipeline = Pipeline(parts, authenticator, database, writer, behind, clock, ids, limits)

@@ -68,7 +68,6 @@ class Ref:
     namespace: tuple[str, str] | None = None
     time_format: str = ""
     json_text: bool = False
-    token: bool = False
     wrapper: str = ""
 
 
@@ -207,7 +206,6 @@ class ServiceModel:
             namespace=_namespace(trait("xmlNamespace")),
             time_format=trait("timestampFormat", ""),
             json_text=bool(trait("jsonvalue")),
-            token=bool(trait("idempotencyToken")),
             wrapper=trait("resultWrapper", ""),
         )
 
