@@ -145,7 +145,7 @@ def _from_query(request: HttpRequest) -> Presented:
 
 def _presented(credential: str, headers: str, signature: str, stamp: str, token: str, expires: int | None) -> Presented:
     parts = credential.rsplit("/", _SCOPE_PARTS - 1)
-    if len(parts) != _SCOPE_PARTS:
+    if len(parts) != _SCOPE_PARTS or not (credential.isascii() and headers.isascii()):
         raise AwsError(
             INCOMPLETE,
             "Credential must have exactly 5 slash-delimited elements, e.g. keyid/date/region/service/term, "

@@ -250,6 +250,28 @@ def test_a_date_that_is_none_is_incomplete(stamp: str) -> None:
     assert refused(request)[0] == "IncompleteSignature"
 
 
+@given(
+    st.one_of(
+        st.text(st.characters(max_codepoint=255)),
+        st.lists(
+            st.sampled_from(["AWS4-HMAC-SHA256 ", "Credential=", "A/20231114/eu-west-1/sts/aws4_request", ","])
+        ).map("".join),
+    )
+)
+def test_any_authorization_header_is_answered_with_an_error_of_aws(header: str) -> None:
+    with pytest.raises(AwsError):
+        authenticator().identify(changed(signed(), authorization=header), "sts")
+
+
+@given(st.sampled_from(["Algorithm", "Credential", "Date", "Expires", "SignedHeaders", "Signature"]), st.text())
+def test_any_parameter_of_a_presigned_url_is_answered_with_an_error_of_aws(name: str, value: str) -> None:
+    request = signed(SigV4QueryAuth, method="GET", url="https://sts.amazonaws.com/?Action=X", body=b"")
+    kept = [part for part in request.query.split("&") if not part.startswith(f"X-Amz-{name}=")]
+    request.query = "&".join([*kept, f"X-Amz-{name}={quote(value, safe='')}"])
+    with pytest.raises(AwsError):
+        authenticator().identify(request, "sts")
+
+
 def test_nothing_is_missing_authentication() -> None:
     request = signed()
     del request.headers["authorization"]
