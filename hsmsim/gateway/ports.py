@@ -45,7 +45,7 @@ Route: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """A management call: JSON members in, JSON members out; HsmsimError for what it refuses. It runs in a thread."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Ports:
     """What a service is built with."""
 
@@ -55,6 +55,8 @@ class Ports:
     ids: Ids
     wake: Callable[[str], None]
     """Wakes the reconciler of this name; safe from any thread, never waits."""
+    wake_all: Callable[[], None]
+    """Wakes every reconciler: simulated time was changed."""
     forget_key: Callable[[str], None]
     """Wipes what was derived from this access key, when it is deleted or deactivated; safe from any thread."""
     default_account: str

@@ -89,7 +89,17 @@ async def _serve(config: GatewayConfig, build: Build, clock: Clock) -> None:
         loop.call_soon_threadsafe(keys.forget, access_key_id)
 
     try:
-        parts = build(Ports(database, writer, clock, ids, reconcilers.wake, forget, config.default_account))
+        ports = Ports(
+            database=database,
+            writer=writer,
+            clock=clock,
+            ids=ids,
+            wake=reconcilers.wake,
+            wake_all=reconcilers.wake_all,
+            forget_key=forget,
+            default_account=config.default_account,
+        )
+        parts = build(ports)
         behind = Behind(parts.recorder, writer)
         authenticator = Authenticator(
             parts.credentials, clock, keys, config.default_account, config.accept_any_credentials

@@ -90,7 +90,17 @@ async def running(
     database, clock = Database(url), SimulatedClock(NOW)
     writer = GroupWriter(database)
     recorder = recorder or Recorder()
-    built = build(Ports(database, writer, clock, ids, lambda _: None, lambda _: None, ACCOUNT))
+    ports = Ports(
+        database=database,
+        writer=writer,
+        clock=clock,
+        ids=ids,
+        wake=lambda _: None,
+        wake_all=lambda: None,
+        forget_key=lambda _: None,
+        default_account=ACCOUNT,
+    )
+    built = build(ports)
     parts = Parts(services=(*built.services, *services), credentials=recorder, authorizer=recorder, recorder=recorder)
     late = Behind(recorder, writer)
     authenticator = Authenticator(recorder, clock, sigv4.KeyCache(), ACCOUNT)
