@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TYPE_CHECKING
@@ -16,6 +17,7 @@ class Kind(StrEnum):
     ROOT = "Root"
     USER = "IAMUser"
     ROLE = "AssumedRole"
+    FEDERATED = "FederatedUser"
     SERVICE = "AWSService"
 
 
@@ -23,10 +25,13 @@ class Kind(StrEnum):
 class Caller:
     """Who makes a call.
 
-    arn: arn:aws:iam::111122223333:user/path/name, :root, arn:aws:sts::...:assumed-role/Role/session, or for an AWS
-    service its principal (cloudhsm.amazonaws.com). user_id: aws:userid (AIDA..., AROA...:session, the account id for
-    root). issuer: the role's ARN for AssumedRole. tags: aws:PrincipalTag. issued: real seconds when the session was
-    issued. session_policies: documents that narrow an assumed role.
+    arn: arn:aws:iam::111122223333:user/path/name, :root, arn:aws:sts::...:assumed-role/Role/session,
+    arn:aws:sts::...:federated-user/name, or for an AWS service its principal (cloudhsm.amazonaws.com).
+    user_id: aws:userid (AIDA..., AROA...:session, account:name of a federated user, the account id for root).
+    name: the user's, the role's or the federated user's. issuer, issuer_id: ARN and id of the role of an AssumedRole,
+    of the user (or root) that a federated user was made by. issued: real seconds when the session was issued, 0 for a
+    long-term key. tags: aws:PrincipalTag. transitive: the keys of those that a next AssumeRole keeps. session_policies:
+    documents that narrow the session.
     """
 
     kind: Kind
@@ -40,6 +45,13 @@ class Caller:
     issued: float = 0.0
     tags: Mapping[str, str] = field(default_factory=dict)
     session_policies: tuple[str, ...] = ()
+    transitive: tuple[str, ...] = ()
+    source_identity: str = ""
+
+
+def canonical_user(account: str) -> str:
+    """Return an account's canonical user id: 64 hexadecimal digits, always the same."""
+    return hashlib.sha256(f"hsmsim canonical user {account}".encode()).hexdigest()
 
 
 @dataclass(frozen=True, slots=True)

@@ -66,6 +66,7 @@ class Access:
     account: str = ""
     policy: str | None = None
     context: Mapping[str, str | list[str]] = field(default_factory=dict)
+    sole: bool = False
 
 
 class Authorizer(Protocol):
