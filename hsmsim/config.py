@@ -57,6 +57,16 @@ class Places:
         return self.home / "credentials.json"
 
     @property
+    def gateway_key_file(self) -> Path:
+        """The key that the gateway seals secrets with."""
+        return self.home / "gateway.key"
+
+    @property
+    def root_key_file(self) -> Path:
+        """The access key of the account's root user."""
+        return self.home / "root-key.json"
+
+    @property
     def module_config(self) -> Path:
         """What libhsmsim_pkcs11.so reads."""
         return self.run / "pkcs11.cfg"

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+_ACCOUNT_SHIFT: Final = 7
+_ACCOUNT_MASK: Final = (1 << 40) - 1
 
 
 class Kind(StrEnum):
@@ -60,3 +64,35 @@ class Credential:
 
     secret: str = field(repr=False)
     caller: Caller
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """A role as STS needs it. trust: its trust policy. max_session: seconds."""
+
+    id: str
+    account: str
+    name: str
+    arn: str
+    trust: str
+    max_session: int
+    tags: Mapping[str, str]
+
+
+def access_key_id(prefix: str, account: str, token: Callable[[int], bytes]) -> str:
+    """AKIA..., ASIA...: the account is in it, as AWS does: bits 1 to 40 of 80; the first is 1, the others random."""
+    noise = token(5)
+    head = 1 << 47 | int(account) << _ACCOUNT_SHIFT | noise[0] >> 1
+    return prefix + base64.b32encode(head.to_bytes(6, "big") + noise[1:]).decode()
+
+
+def account_of_key(key_id: str) -> str:
+    """Read the account out of an access key id; ValueError if there cannot be one in it."""
+    data = base64.b32decode(key_id[4:20])
+    number = int.from_bytes(data[:6], "big") >> _ACCOUNT_SHIFT & _ACCOUNT_MASK
+    return f"{number:012d}"
+
+
+def new_secret(token: Callable[[int], bytes]) -> str:
+    """Return a secret access key: 40 signs, 240 random bits."""
+    return base64.b64encode(token(30)).decode()

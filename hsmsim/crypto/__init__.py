@@ -1,0 +1,1 @@
+"""Sealing and formats of what is encrypted at rest."""

@@ -1,0 +1,83 @@
+"""The first key: what the gateway needs at its first start. Files are 0600 in the state folder.
+
+Rules: the root key is written to its file before its row is committed, so that a crash between the two loses no access;
+the row is made from the file then. The secret is returned once, to the call that made it.
+"""
+
+from __future__ import annotations
+
+import secrets
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from hsmsim.authz.principal import access_key_id, new_secret
+from hsmsim.crypto.seal import KEY_BYTES, Seal
+from hsmsim.errors import HsmsimError
+from hsmsim.fleet import state
+from hsmsim.services.iam import store
+from hsmsim.services.iam.model import AccessKey
+
+if TYPE_CHECKING:
+    from sqlalchemy.engine import Connection
+
+    from hsmsim.config import Places
+    from hsmsim.services.iam.directory import Directory
+    from hsmsim.services.kernel import Ids, Writer
+
+
+class RootKey(msgspec.Struct, frozen=True):
+    """The access key of an account's root user."""
+
+    account: str
+    access_key_id: str
+    secret_access_key: str
+
+    def __repr__(self) -> str:
+        return f"RootKey({self.account}, {self.access_key_id})"
+
+    def environment(self) -> dict[str, str]:
+        """What AWS's tools read."""
+        return {"AWS_ACCESS_KEY_ID": self.access_key_id, "AWS_SECRET_ACCESS_KEY": self.secret_access_key}
+
+
+def load_seal(places: Places) -> Seal:
+    """Return the gateway's seal; its key is made at the first start."""
+    with state.lock(places):
+        key = state.read_private(places.gateway_key_file)
+        if key is None:
+            key = secrets.token_bytes(KEY_BYTES)
+            state.write_private(places.gateway_key_file, key)
+    return Seal(key)
+
+
+def kept(places: Places) -> RootKey | None:
+    """Return the root key that was made here; None before the first start."""
+    data = state.read_private(places.root_key_file)
+    if data is None:
+        return None
+    try:
+        return msgspec.json.decode(data, type=RootKey)
+    except msgspec.DecodeError as error:
+        raise HsmsimError(f"{places.root_key_file} is damaged ({error}). Mend it or restore it.") from error
+
+
+def ensure_root(
+    places: Places, writer: Writer, directory: Directory, ids: Ids, account: str, now: float
+) -> RootKey | None:
+    """Make the account with its root key if there is no account; None if there is one. `directory` is loaded after."""
+
+    def make(tx: Connection) -> RootKey | None:
+        if store.accounts(tx):
+            return None
+        root = kept(places)
+        if root is None or root.account != account:
+            root = RootKey(account, access_key_id("AKIA", account, ids.token), new_secret(ids.token))
+            state.write_private(places.root_key_file, msgspec.json.encode(root))
+        sealed = directory.seal_secret(root.access_key_id, root.secret_access_key)
+        store.add_account(tx, account, now)
+        store.add_key(tx, AccessKey(root.access_key_id, account, account, sealed, active=True, created=now))
+        return root
+
+    made: RootKey | None = writer.write(make)
+    return made
