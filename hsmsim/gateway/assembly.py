@@ -2,36 +2,51 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+import logging
+import os
+from typing import TYPE_CHECKING, Any, Final
 
-from hsmsim.errors import AwsError
+from hsmsim.config import Places
 from hsmsim.gateway.ports import Parts, Ports
+from hsmsim.services.iam import api as iam
+from hsmsim.services.iam import bootstrap
+from hsmsim.services.iam.authorizer import IamAuthorizer
+from hsmsim.services.iam.directory import Directory
+from hsmsim.services.sts import api as sts
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from sqlalchemy.engine import Connection
 
-    from hsmsim.authz.principal import Credential
-    from hsmsim.services.kernel import Access, Call
+_LOG: Final = logging.getLogger("hsmsim.gateway")
 
 
-class NoService:
-    """Credentials, authorizer and recorder of a gateway that has no service: nobody is known, nothing is allowed."""
-
-    def find(self, access_key_id: str, session_token: str | None) -> Credential:  # noqa: ARG002 - the port's
-        """Know nobody."""
-        raise AwsError("InvalidClientTokenId", "The security token included in the request is invalid.", 403)
-
-    def authorize(self, call: Call, access: Access) -> None:
-        """Allow nothing."""
-        raise AwsError("AccessDenied", f"{call.caller.arn} is not authorized to perform: {access.action}", 403)
+class NoRecorder:
+    """The recorder of a gateway without CloudTrail."""
 
     def record(self, connection: Connection, *events: Mapping[str, Any]) -> None:
-        """There is nobody whose calls would be recorded."""
+        """Keep nothing."""
 
 
-def build(_ports: Ports) -> Parts:
+def build(ports: Ports) -> Parts:
     """All of them, connected."""
-    nothing = NoService()
-    return Parts(services=(), credentials=nothing, authorizer=nothing, recorder=nothing)
+    directory = open_directory(ports)
+    return Parts(
+        services=(iam.build(directory), sts.build(directory)),
+        credentials=directory,
+        authorizer=IamAuthorizer(directory),
+        recorder=NoRecorder(),
+    )
+
+
+def open_directory(ports: Ports) -> Directory:
+    """IAM's memory; the default account and its root key are made at the first start."""
+    places = Places.resolve({**os.environ, "HSMSIM_HOME": str(ports.home)})
+    directory = Directory(bootstrap.load_seal(places), ports.clock)
+    made = bootstrap.ensure_root(places, ports.writer, directory, ports.ids, ports.default_account, ports.clock.time())
+    if made is not None:
+        _LOG.info("Account %s is new; the key of its root user is in %s.", made.account, places.root_key_file)
+    with ports.database.read() as connection:
+        directory.load(connection)
+    return directory

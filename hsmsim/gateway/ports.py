@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+    from pathlib import Path
 
     from sqlalchemy.engine import Connection
 
@@ -60,6 +61,8 @@ class Ports:
     forget_key: Callable[[str], None]
     """Wipes what was derived from this access key, when it is deleted or deactivated; safe from any thread."""
     default_account: str
+    home: Path
+    """The state folder, 0700."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

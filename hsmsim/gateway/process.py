@@ -98,6 +98,7 @@ async def _serve(config: GatewayConfig, build: Build, clock: Clock) -> None:
             wake_all=reconcilers.wake_all,
             forget_key=forget,
             default_account=config.default_account,
+            home=config.home,
         )
         parts = build(ports)
         behind = Behind(parts.recorder, writer)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -10,6 +9,7 @@ import msgspec
 
 from hsmsim.clock import ManualClock
 from hsmsim.config import Places
+from hsmsim.ids import SystemIds
 from hsmsim.services.iam import api as iam
 from hsmsim.services.iam import bootstrap
 from hsmsim.services.iam.authorizer import IamAuthorizer
@@ -28,16 +28,6 @@ if TYPE_CHECKING:
 ACCOUNT = "123456789012"
 
 
-class Randomness:
-    """The kernel's Ids."""
-
-    def below(self, limit: int) -> int:
-        return secrets.randbelow(limit)
-
-    def token(self, size: int) -> bytes:
-        return secrets.token_bytes(size)
-
-
 @dataclass
 class World:
     """One gateway: its database, what it knows of IAM, its services."""
@@ -54,12 +44,12 @@ class World:
         self.writer = GroupWriter(self.database)
         self.directory = Directory(self.seal, self.clock)
         self.root_key = bootstrap.ensure_root(
-            self.places, self.writer, self.directory, Randomness(), ACCOUNT, self.clock.time()
+            self.places, self.writer, self.directory, SystemIds(), ACCOUNT, self.clock.time()
         )
         with self.database.read() as connection:
             self.directory.load(connection)
         self.services: dict[str, Service] = {"iam": iam.build(self.directory), "sts": sts.build(self.directory)}
-        self.authorizer = IamAuthorizer(self.directory, {name: one.denied for name, one in self.services.items()})
+        self.authorizer = IamAuthorizer(self.directory)
 
     def close(self) -> None:
         self.writer.close()
@@ -106,7 +96,7 @@ class World:
             user_agent="tests",
             secure=True,
             clock=self.clock,
-            ids=Randomness(),
+            ids=SystemIds(),
             writer=self.writer,
             _connection=connection,
             _after=after,

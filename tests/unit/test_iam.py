@@ -15,6 +15,7 @@ from support.aws import ACCOUNT, Client, World
 
 from hsmsim.authz.principal import account_of_key
 from hsmsim.errors import AwsError
+from hsmsim.services.iam.roles import LinkedRoles
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -364,6 +365,25 @@ def test_cloudhsm_s_own_role(root: Client) -> None:
             UserName="ann",
             PolicyArn="arn:aws:iam::aws:policy/aws-service-role/CloudHSMServiceRolePolicy",
         )
+
+
+def test_a_service_gets_its_role_when_it_needs_it(world: World, root: Client) -> None:
+    linked, after = LinkedRoles(world.directory), list[Any]()
+    arn = f"arn:aws:iam::{ACCOUNT}:role/aws-service-role/cloudhsm.amazonaws.com/AWSServiceRoleForCloudHSM"
+    (needed,) = linked.access(world.call("cloudhsmv2", "CreateCluster", root.caller, after), "cloudhsm.amazonaws.com")
+    assert (needed.action, needed.resource) == ("iam:CreateServiceLinkedRole", arn)
+    for _ in range(2):
+        made = world.writer.write(
+            lambda tx: linked.ensure(
+                world.call("cloudhsmv2", "CreateCluster", root.caller, after, tx), "cloudhsm.amazonaws.com"
+            )
+        )
+        assert made == arn
+    for work in after:
+        work()
+    call = world.call("cloudhsmv2", "CreateCluster", root.caller, after)
+    assert linked.access(call, "cloudhsm.amazonaws.com") == []
+    assert [role["Arn"] for role in root.iam("ListRoles")["Roles"]] == [arn]
 
 
 def test_what_was_written_is_read_at_the_next_start(tmp_path: Path) -> None:

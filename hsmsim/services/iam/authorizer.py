@@ -12,13 +12,13 @@ from hsmsim.authz.principal import Kind
 from hsmsim.errors import AwsError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable
 
     from hsmsim.authz.principal import Caller
     from hsmsim.services.iam.directory import Directory, Principal
     from hsmsim.services.kernel import Access, Call
 
-_EC2: Final = "UnauthorizedOperation"
+_EC2: Final = "ec2"
 _WITHOUT_REASON: Final = {"sts:AssumeRole"}
 """A stranger does not learn whether there is such a role."""
 
@@ -63,11 +63,10 @@ def _refuse_bare_sessions(caller: Caller, access: Access) -> None:
 
 
 class IamAuthorizer:
-    """Implements the kernel's Authorizer. codes: each service's code of an AccessDenied error, by Call.service."""
+    """Implements the kernel's Authorizer. The code is AccessDenied; the gateway gives it the service's name for it."""
 
-    def __init__(self, directory: Directory, codes: Mapping[str, str]) -> None:
+    def __init__(self, directory: Directory) -> None:
         self._directory = directory
-        self._codes = codes
 
     def authorize(self, call: Call, access: Access) -> None:
         """Return if the caller may do this; AwsError, 403, with AWS's sentence."""
@@ -75,12 +74,11 @@ class IamAuthorizer:
         decision = self.decide(call, access)
         if decision.allowed:
             return
-        code = self._codes.get(call.service, "AccessDeniedException")
-        start = "You are not authorized to perform this operation. " if code == _EC2 else ""
+        start = "You are not authorized to perform this operation. " if call.service == _EC2 else ""
         where = "" if access.resource == "*" else f" on resource: {access.resource}"
         text = f"User: {call.caller.arn} is not authorized to perform: {access.action}{where}"
         reason = "" if access.action in _WITHOUT_REASON else f" {decision.reason(access.action)}"
-        raise AwsError(code, f"{start}{text}{reason}", 403)
+        raise AwsError("AccessDenied", f"{start}{text}{reason}", 403)
 
     def decide(self, call: Call, access: Access) -> Decision:
         """Evaluate."""

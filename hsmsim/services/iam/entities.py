@@ -142,7 +142,7 @@ def create_user(iam: Iam, call: Call, request: CreateUser) -> Response:
 def get_user(_iam: Iam, call: Call, request: OfUserOrSelf) -> Response:
     """GetUser; root gets itself, which has no name."""
     if not request.user_name and call.caller.kind is Kind.ROOT:
-        created = store.accounts(call.tx)[call.account]
+        created = store.accounts(call.tx).get(call.account, now(call))
         return {"User": {"UserId": call.account, "Arn": call.caller.arn, "CreateDate": stamp(created)}}
     found = need(call, USER, request.user_name or own_name(call))
     tags = store.tags(call.tx, found.id)

@@ -32,6 +32,8 @@ from hsmsim.services.kernel import Access, Call, Mode, Request, Response
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from hsmsim.services.iam.directory import Directory
+
 
 class CreateRole(Request, frozen=True):
     """A new role."""
@@ -202,9 +204,13 @@ def linked_role(service: str) -> tuple[str, str]:
 
 
 def _on_linked(_iam: Iam, call: Call, request: CreateServiceLinkedRole) -> Access:
-    name, path = linked_role(request.aws_service_name)
+    return _to_link(call, request.aws_service_name)
+
+
+def _to_link(call: Call, service: str) -> Access:
+    name, path = linked_role(service)
     arn = f"arn:aws:iam::{call.account}:role{path}{name}"
-    return Access("iam:CreateServiceLinkedRole", arn, context={"iam:AWSServiceName": request.aws_service_name})
+    return Access("iam:CreateServiceLinkedRole", arn, call.account, context={"iam:AWSServiceName": service})
 
 
 @operation(CreateServiceLinkedRole, Mode.WRITE, _on_linked)
@@ -231,3 +237,20 @@ def link(iam: Iam, call: Call, service: str, description: str = "") -> Entity:
     store.attach(call.tx, role.id, f"arn:aws:iam::aws:policy/aws-service-role/{_LINKED[service][1]}")
     iam.directory.changed(call, entity=role.id)
     return role
+
+
+class LinkedRoles:
+    """What other services need: their own role in the caller's account, made when it is first needed."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._iam = Iam(directory)
+
+    def access(self, call: Call, service: str) -> list[Access]:
+        """What the caller must be allowed for `ensure`: nothing where the role is there."""
+        name, _ = linked_role(service)
+        known = self._iam.directory.named(call.account, ROLE, name)
+        return [] if known else [_to_link(call, service)]
+
+    def ensure(self, call: Call, service: str) -> str:
+        """Return the role's ARN; make the role in the call's transaction if there is none."""
+        return link(self._iam, call, service).arn

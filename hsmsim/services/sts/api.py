@@ -85,11 +85,14 @@ def build(roles: Roles) -> Service:
     nobody_asked: Callable[[Call, Any], Iterable[Access]] = lambda _call, _request: ()  # noqa: E731 - a table's entry
     add(Nothing, Mode.INLINE, nobody_asked)(get_caller_identity)
     add(GetAccessKeyInfo, Mode.INLINE)(get_access_key_info)
-    add(GetSessionToken, Mode.INLINE, nobody_asked, name="GetSessionToken")(partial(get_session_token, roles))
-    add(GetFederationToken, Mode.INLINE, _on_federation, name="GetFederationToken")(
-        partial(get_federation_token, roles)
-    )
-    add(AssumeRole, Mode.INLINE, partial(_on_role, roles), name="AssumeRole")(partial(assume_role, roles))
+    makers: list[tuple[type[Request], Callable[[Call, Any], Iterable[Access]], Run]] = [
+        (GetSessionToken, nobody_asked, get_session_token),
+        (GetFederationToken, _on_federation, get_federation_token),
+        (AssumeRole, partial(_on_role, roles), assume_role),
+    ]
+    for request, access, run in makers:
+        # CloudTrail calls them read-only and shows their answers all the same.
+        add(request, Mode.INLINE, access, name=request.__name__, shows_response=True)(partial(run, roles))
     return service
 
 
