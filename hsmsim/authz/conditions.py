@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from decimal import Decimal, InvalidOperation
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 from hsmsim.authz.patterns import ARN, Tokens, Wild, compiled, has_variables, plain, resolve, tokenise
@@ -127,6 +128,7 @@ def _binary(text: str) -> bytes:
 _Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
+@lru_cache(maxsize=1024)
 def _network(text: str) -> _Network:
     try:
         return ipaddress.ip_network(text, strict=False)
@@ -180,12 +182,16 @@ _NAMES: Final = {name.lower(): name for name in OPERATORS}
 
 @dataclass(frozen=True, slots=True)
 class Condition:
-    """One key of one operator. `tests` are its values that are known beforehand, `open` those with variables."""
+    """One key of one operator. `tests` are its values that are known beforehand, `open` those with variables.
+
+    key: in lower case; name: as the policy writes it.
+    """
 
     operator: Operator
     quantifier: Quantifier
     if_exists: bool
     key: str
+    name: str
     tests: tuple[Test, ...]
     open: tuple[Tokens, ...] = ()
 
@@ -236,6 +242,7 @@ def condition(name: str, key: str, values: list[str], *, variables: bool) -> Con
         quantifier,
         if_exists,
         key.lower(),
+        key,
         tuple(operator.prepare(tokens) for tokens in split if not has_variables(tokens)),
         tuple(tokens for tokens in split if has_variables(tokens)),
     )

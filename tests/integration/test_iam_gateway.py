@@ -87,8 +87,8 @@ def refusal(error: Any) -> tuple[str, int]:
 
 def test_from_root_to_a_role_s_session(gateway: Gateway) -> None:
     root = gateway.client("iam", gateway.root)
-    user = root.create_user(UserName="ann", Tags=[{"Key": "team", "Value": "blue"}])["User"]
-    assert user["Arn"] == f"arn:aws:iam::{ACCOUNT}:user/ann"
+    user = root.create_user(UserName="ann", Path="/flow/", Tags=[{"Key": "team", "Value": "blue"}])["User"]
+    assert user["Arn"] == f"arn:aws:iam::{ACCOUNT}:user/flow/ann"
     assert root.get_user(UserName="ann")["User"] == user
     key = root.create_access_key(UserName="ann")["AccessKey"]
     ann = gateway.client("sts", key)
@@ -101,13 +101,14 @@ def test_from_root_to_a_role_s_session(gateway: Gateway) -> None:
     session = ann.assume_role(RoleArn=role["Arn"], RoleSessionName="s1", ExternalId="x1")
     assert session["AssumedRoleUser"]["Arn"] == f"arn:aws:sts::{ACCOUNT}:assumed-role/Deploy/s1"
     deploy = gateway.client("iam", session["Credentials"])
-    assert [one["UserName"] for one in deploy.list_users()["Users"]] == ["ann"]
+    assert [one["UserName"] for one in deploy.list_users(PathPrefix="/flow/")["Users"]] == ["ann"]
     with pytest.raises(ClientError) as error:
         deploy.delete_user(UserName="ann")
     assert refusal(error) == ("AccessDenied", 403)
     assert error.value.response["Error"]["Message"] == (
         f"User: arn:aws:sts::{ACCOUNT}:assumed-role/Deploy/s1 is not authorized to perform: iam:DeleteUser on "
-        f"resource: arn:aws:iam::{ACCOUNT}:user/ann because no identity-based policy allows the iam:DeleteUser action"
+        f"resource: arn:aws:iam::{ACCOUNT}:user/flow/ann "
+        "because no identity-based policy allows the iam:DeleteUser action"
     )
     for secret in (key["SecretAccessKey"], session["Credentials"]["SecretAccessKey"]):
         assert secret not in gateway.log()

@@ -339,6 +339,8 @@ def test_a_role_s_life(root: Client) -> None:
     assert root.iam("GetRole", RoleName="R")["Role"]["MaxSessionDuration"] == 3600
     with refused("MalformedPolicyDocument", 400, "Has prohibited field Resource"):
         root.iam("UpdateAssumeRolePolicy", RoleName="R", PolicyDocument=document(Principal="*"))
+    with refused("MalformedPolicyDocument", 400, "AssumeRole policy may only specify STS AssumeRole actions."):
+        root.iam("UpdateAssumeRolePolicy", RoleName="R", PolicyDocument=trust("*").replace("sts:TagSession", "s3:Get"))
     nobody = f"arn:aws:iam::{ACCOUNT}:user/nobody"
     with refused("MalformedPolicyDocument", 400, f'Invalid principal in policy: "AWS":"{nobody}"'):
         root.iam("CreateRole", RoleName="S", AssumeRolePolicyDocument=trust({"AWS": nobody}))
@@ -384,6 +386,67 @@ def test_a_service_gets_its_role_when_it_needs_it(world: World, root: Client) ->
     call = world.call("cloudhsmv2", "CreateCluster", root.caller, after)
     assert linked.access(call, "cloudhsm.amazonaws.com") == []
     assert [role["Arn"] for role in root.iam("ListRoles")["Roles"]] == [arn]
+
+
+# ---- simulation --------------------------------------------------------------------------------------------------
+
+
+def test_simulating_a_user_s_policies(root: Client) -> None:
+    rule = {"Bool": {"aws:SecureTransport": "true"}}
+    root.new_user("ann", document("kms:*", Condition=rule))
+    source = f"arn:aws:iam::{ACCOUNT}:user/ann"
+
+    def decisions(**members: Any) -> dict[str, str]:
+        asked = {"PolicySourceArn": source, "ActionNames": ["kms:Sign", "s3:GetObject"], **members}
+        found = root.iam("SimulatePrincipalPolicy", **asked)["EvaluationResults"]
+        return {one["EvalActionName"]: one["EvalDecision"] for one in found}
+
+    secure = {"ContextKeyName": "AWS:SecureTransport", "ContextKeyType": "boolean", "ContextKeyValues": ["true"]}
+    assert decisions() == {"kms:Sign": "implicitDeny", "s3:GetObject": "implicitDeny"}
+    assert decisions(ContextEntries=[secure]) == {"kms:Sign": "allowed", "s3:GetObject": "implicitDeny"}
+    assert decisions(ContextEntries=[secure], PolicyInputList=[document("kms:*", effect="Deny")]) == {
+        "kms:Sign": "explicitDeny",
+        "s3:GetObject": "implicitDeny",
+    }
+    bounded = root.iam(
+        "SimulatePrincipalPolicy",
+        PolicySourceArn=source,
+        ActionNames=["kms:Sign"],
+        PermissionsBoundaryPolicyInputList=[document("s3:*")],
+    )["EvaluationResults"]
+    assert bounded == [
+        {
+            "EvalActionName": "kms:Sign",
+            "EvalResourceName": "*",
+            "EvalDecision": "implicitDeny",
+            "MissingContextValues": ["aws:SecureTransport"],
+            "PermissionsBoundaryDecisionDetail": {"AllowedByPermissionsBoundary": False},
+        }
+    ]
+    with refused("NoSuchEntity", 404, "The user with name eve cannot be found."):
+        root.iam("SimulatePrincipalPolicy", PolicySourceArn=source[:-3] + "eve", ActionNames=["kms:Sign"])
+    with refused("InvalidInput", 400, "does not clearly define entity type and name"):
+        root.iam("SimulatePrincipalPolicy", PolicySourceArn="ann", ActionNames=["kms:Sign"])
+
+
+def test_simulating_policies_across_accounts(root: Client) -> None:
+    owner, eve = "444455556666", "arn:aws:iam::111122223333:user/eve"
+    bucket = document(Principal={"AWS": eve})
+
+    def decision(*inputs: str) -> str:
+        found = root.iam(
+            "SimulateCustomPolicy",
+            PolicyInputList=list(inputs),
+            ActionNames=["s3:GetObject"],
+            ResourceArns=["arn:aws:s3:::b/x"],
+            ResourcePolicy=bucket,
+            ResourceOwner=owner,
+            CallerArn=eve,
+        )
+        return str(found["EvaluationResults"][0]["EvalDecision"])
+
+    assert decision(document("kms:*")) == "implicitDeny"
+    assert decision(document("s3:*")) == "allowed"
 
 
 def test_what_was_written_is_read_at_the_next_start(tmp_path: Path) -> None:

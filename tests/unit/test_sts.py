@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 import pytest
 from support.aws import ACCOUNT, Client, World
@@ -169,6 +170,23 @@ def test_who_is_named_in_the_trust_policy_needs_no_other(world: World, ann: Clie
     named = trust({"AWS": f"arn:aws:iam::{ACCOUNT}:user/bob"})
     world.root.iam("UpdateAssumeRolePolicy", RoleName="R", PolicyDocument=named)
     assume(bob).sts("GetCallerIdentity")
+
+
+def test_who_takes_a_name_over_does_not_take_its_trust(world: World, ann: Client) -> None:
+    named = trust({"AWS": [f"arn:aws:iam::{ACCOUNT}:user/bob", f"arn:aws:iam::{ACCOUNT}:user/ann"]})
+    bob = world.root.new_user("bob")
+    world.root.iam("UpdateAssumeRolePolicy", RoleName="R", PolicyDocument=named.replace("user/bob", "user\\/bob"))
+    world.root.iam("UpdateUser", UserName="bob", NewUserName="robert")
+    assume(bob).sts("GetCallerIdentity")
+    bob_id = bob.sts("GetCallerIdentity")["UserId"]
+    world.root.iam("DeleteAccessKey", UserName="robert", AccessKeyId=bob.access_key_id)
+    world.root.iam("DeleteUser", UserName="robert")
+    shown = json.loads(unquote(world.root.iam("GetRole", RoleName="R")["Role"]["AssumeRolePolicyDocument"]))
+    assert shown["Statement"][0]["Principal"]["AWS"] == [bob_id, f"arn:aws:iam::{ACCOUNT}:user/ann"]
+    for name in ("bob", "robert"):
+        with pytest.raises(AwsError, match="is not authorized to perform: sts:AssumeRole"):
+            assume(world.root.new_user(name))
+    assume(ann).sts("GetCallerIdentity")
 
 
 def test_session_policies_narrow(ann: Client) -> None:

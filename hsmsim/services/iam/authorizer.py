@@ -88,7 +88,7 @@ class IamAuthorizer:
         )
         context = global_keys(call.caller, around) | lowered(access.context)
         policies = policies_of(self._directory, call.caller)
-        if access.policy is not None:
-            policies = replace(policies, resource=parse(access.policy, Purpose.RESOURCE))
-        question = Question(call.caller, access.action, access.resource, owner, context)
-        return evaluate(question, replace(policies, sole=access.sole))
+        if access.policy is not None or access.sole:
+            resource = parse(access.policy, Purpose.RESOURCE) if access.policy is not None else None
+            policies = replace(policies, resource=resource, sole=access.sole)
+        return evaluate(Question(call.caller, access.action, access.resource, owner, context), policies)

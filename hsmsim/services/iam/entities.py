@@ -54,13 +54,23 @@ def create(iam: Iam, call: Call, new: Entity, tags: list[tuple[str, str]]) -> di
 
 
 def delete(iam: Iam, call: Call, found: Entity) -> None:
-    """Remove an entity; DeleteConflict where it still has policies."""
+    """Remove an entity; DeleteConflict where it still has policies. Who gets its name later is trusted by no role."""
     if store.attached(call.tx, found.id):
         raise rules.conflict("Cannot delete entity, must detach all policies first.")
     if store.inline(call.tx, found.id):
         raise rules.conflict("Cannot delete entity, must delete policies first.")
     store.remove_entity(call.tx, found.id)
     iam.directory.changed(call, entity=found.id)
+    retrust(iam, call, found.arn, found.id)
+
+
+def retrust(iam: Iam, call: Call, arn: str, instead: str) -> None:
+    """In the trust policies of roles, name a user or role that is gone by its id, one that moved by its new ARN."""
+    for role in store.entities(call.tx, store.ENTITIES.c.kind == ROLE.value):  # JSON can spell an ARN in many ways
+        trust = rules.renamed_principal(role.trust, arn, instead)
+        if trust != role.trust:
+            store.change_entity(call.tx, role.id, trust=trust)
+            iam.directory.changed(call, entity=role.id)
 
 
 def listed(call: Call, kind: EntityKind, prefix: str) -> list[Entity]:
@@ -167,6 +177,7 @@ def update_user(iam: Iam, call: Call, request: UpdateUser) -> None:
     changed = replace(found, name=name, path=request.new_path or found.path)
     store.change_entity(call.tx, found.id, name=changed.name, key=changed.name.lower(), path=changed.path)
     iam.directory.changed(call, entity=found.id)
+    retrust(iam, call, found.arn, changed.arn)
 
 
 @operation(OfUser, Mode.WRITE, on_entity(USER))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import field
 
@@ -13,6 +13,9 @@ from hsmsim.services.iam.managed import AWS_POLICIES, SERVICE_ONLY
 from hsmsim.services.iam.model import MANAGED_SIZE, POLICIES, POLICY_TAGS, VERSIONS, ManagedPolicy, Version
 from hsmsim.services.iam.service import Iam, Paged, Tag, new_id, now, on, on_policy, operation, pairs, stamp, tag_list
 from hsmsim.services.kernel import Access, Call, Mode, Request, Response
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 
 class CreatePolicy(Request, frozen=True):
@@ -135,23 +138,26 @@ def _checked(document: str) -> str:
 # ---- shapes ------------------------------------------------------------------------------------------------------
 
 
-def _policy(call: Call, policy: ManagedPolicy, *, details: bool = False) -> dict[str, Any]:
-    having, bounded = store.users_of_policy(call.tx, call.account, policy.arn)
-    shown = {
+def _policy(policy: ManagedPolicy, used: tuple[Mapping[str, int], Mapping[str, int]]) -> dict[str, Any]:
+    return {
         "PolicyName": policy.name,
         "PolicyId": policy.id,
         "Arn": policy.arn,
         "Path": policy.path,
         "DefaultVersionId": f"v{policy.default}",
-        "AttachmentCount": len(having),
-        "PermissionsBoundaryUsageCount": len(bounded),
+        "AttachmentCount": used[0].get(policy.arn, 0),
+        "PermissionsBoundaryUsageCount": used[1].get(policy.arn, 0),
         "IsAttachable": policy.arn not in SERVICE_ONLY,
         "CreateDate": stamp(policy.created),
         "UpdateDate": stamp(policy.updated),
     }
-    tags = store.tags(call.tx, policy.id) if details else {}
-    if details and policy.description:
-        shown["Description"] = policy.description
+
+
+def _details(call: Call, policy: ManagedPolicy) -> dict[str, Any]:
+    """A policy as it is shown alone."""
+    tags = store.tags(call.tx, policy.id)
+    shown = _policy(policy, store.usage(call.tx, call.account))
+    shown |= {"Description": policy.description} if policy.description else {}
     return shown | ({"Tags": tag_list(tags)} if tags else {})
 
 
@@ -190,13 +196,13 @@ def create_policy(iam: Iam, call: Call, request: CreatePolicy) -> Response:
     store.add_policy(call.tx, new, document)
     store.set_tags(call.tx, new.id, rules.merged_tags({}, pairs(request.tags), POLICY_TAGS, "TagsPerPolicy"))
     iam.directory.changed(call, policy=new.arn)
-    return {"Policy": _policy(call, new, details=True)}
+    return {"Policy": _details(call, new)}
 
 
 @operation(OfPolicy, Mode.READ, on_policy)
 def get_policy(_iam: Iam, call: Call, request: OfPolicy) -> Response:
     """GetPolicy."""
-    return {"Policy": _policy(call, need(call, request.policy_arn), details=True)}
+    return {"Policy": _details(call, need(call, request.policy_arn))}
 
 
 @operation(ListPolicies, Mode.READ, on("policy path /"))
@@ -208,7 +214,8 @@ def list_policies(_iam: Iam, call: Call, request: ListPolicies) -> Response:
     counts: tuple[str, ...] = used.get(request.policy_usage_filter, ())
     if request.only_attached and not counts:
         counts = ("AttachmentCount", "PermissionsBoundaryUsageCount")
-    shown = [_policy(call, one) for one in found if one.path.startswith(request.path_prefix)]
+    usage = store.usage(call.tx, call.account)
+    shown = [_policy(one, usage) for one in found if one.path.startswith(request.path_prefix)]
     kept = [one for one in shown if not counts or any(one[count] for count in counts)]
     taken, members = rules.page(kept, lambda one: str(one["Arn"]), request.marker, request.max_items)
     return {"Policies": list(taken), **members}

@@ -99,6 +99,9 @@ def _trust(call: Call, document: str) -> str:
     policy = rules.read_document(document, Purpose.TRUST)
     for statement in policy.statements:
         principals = statement.principals
+        if statement.not_action or not all(one.pattern.lower().startswith("sts:") for one in statement.actions):
+            text = "AssumeRole policy may only specify STS AssumeRole actions."
+            raise AwsError("MalformedPolicyDocument", text)
         for arn in sorted(principals.arns if principals else ()):
             _need_principal(call, arn)
     return document

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import re
 from typing import TYPE_CHECKING, Final, TypeVar
 from urllib.parse import quote
@@ -83,6 +84,20 @@ def read_document(text: str, purpose: Purpose = Purpose.IDENTITY) -> Policy:
         return parse(text, purpose)
     except MalformedPolicy as error:
         raise AwsError("MalformedPolicyDocument", str(error)) from None
+
+
+def renamed_principal(document: str, arn: str, instead: str) -> str:
+    """Replace a principal of a policy; the text stays as it is where the principal is not in it."""
+    policy = json.loads(document)
+    statements = policy["Statement"] if isinstance(policy["Statement"], list) else [policy["Statement"]]
+    found = False
+    for statement in statements:
+        principal = statement.get("Principal")
+        named = principal.get("AWS") if isinstance(principal, dict) else None
+        if named == arn or (isinstance(named, list) and arn in named):
+            found = True
+            principal["AWS"] = instead if named == arn else [instead if one == arn else one for one in named]
+    return json.dumps(policy, separators=(",", ":")) if found else document
 
 
 def size(document: str) -> int:

@@ -265,6 +265,16 @@ def users_of_policy(tx: Connection, account: str, arn: str) -> tuple[list[Entity
     return having, entities(tx, mine, ENTITIES.c.boundary == arn)
 
 
+def usage(tx: Connection, account: str) -> tuple[dict[str, int], dict[str, int]]:
+    """How often each policy (by ARN) is attached in the account, and how often it is a boundary."""
+    mine = select(ENTITIES.c.id).where(ENTITIES.c.account == account)
+    per_policy = select(ATTACHED.c.policy_arn, func.count()).where(ATTACHED.c.entity.in_(mine))
+    per_boundary = select(ENTITIES.c.boundary, func.count()).where(ENTITIES.c.account == account)
+    attachments = {row[0]: row[1] for row in tx.execute(per_policy.group_by(ATTACHED.c.policy_arn))}
+    boundaries = {row[0]: row[1] for row in tx.execute(per_boundary.group_by(ENTITIES.c.boundary))}
+    return attachments, boundaries
+
+
 # ---- managed policies --------------------------------------------------------------------------------------------
 
 
