@@ -71,6 +71,26 @@ class Places:
         """What libhsmsim_pkcs11.so reads."""
         return self.run / "pkcs11.cfg"
 
+    @property
+    def clock_file(self) -> Path:
+        """The offset of simulated time, which every process maps."""
+        return self.run / "clock"
+
+    @property
+    def saved_clock_file(self) -> Path:
+        """The same, for after a restart of the machine."""
+        return self.home / "clock"
+
+    @property
+    def images_folder(self) -> Path:
+        """Backup images."""
+        return self.home / "images"
+
+    @property
+    def fleet_socket(self) -> Path:
+        """Where the fleet's daemon answers."""
+        return self.run / "fleet.sock"
+
     def cluster_folder(self, cluster_id: str) -> Path:
         """Return the folder of the cluster's database."""
         return self.home / "clusters" / cluster_id

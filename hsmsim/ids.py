@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 ALPHABET: Final = "abcdefghijklmnopqrstuvwxyz234567"
 LENGTH: Final = 11
-_SHAPE: Final = re.compile(rf"(cluster|hsm)-[{ALPHABET}]{{{LENGTH}}}")
+_SHAPE: Final = re.compile(rf"(cluster|hsm|backup)-[{ALPHABET}]{{{LENGTH}}}")
 
 
 def new_id(prefix: str, random_below: Callable[[int], int] = secrets.randbelow) -> str:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import select
 
 from hsmsim.cluster import sql
-from hsmsim.cluster.rows import CLUSTER, MEMBER, Sealer, add_digests, kind_of, unchecked
+from hsmsim.cluster.rows import CLUSTER, LOCKOUT, MEMBER, REPLICATED, Sealer, add_digests, kind_of, unchecked
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -45,6 +45,40 @@ def found(database: Database, cluster: ClusterRow, first: Callable[[], Sequence[
         sql.upsert(connection, CLUSTER, [columns])
         for kind, values, _ in sealed:
             sql.upsert(connection, kind, [values])
+    return True
+
+
+def incarnation_of(database: Database) -> str:
+    """The cluster's incarnation as it stands in the table, unchecked; empty where there is no cluster."""
+    with database.read() as connection:
+        columns = sql.read_cluster(connection)
+    return "" if columns is None else str(columns["incarnation"])
+
+
+def restore(database: Database, cluster: ClusterRow, rows: Sequence[Row], keyring: Keyring) -> bool:
+    """Put the rows of an image in the place of all that is there, under a new incarnation.
+
+    False, and nothing done, where another HSM was first. `rows` keep their versions; those of version 0 and the
+    cluster get a new one, above every version that this database or the image has had, so that no handle comes back.
+    """
+    with database.write(alone=True) as connection:
+        former = sql.read_cluster(connection)
+        if former is not None and former["incarnation"] == cluster.incarnation:
+            return False
+        known = former["version"] if former is not None and isinstance(former["version"], int) else 0
+        version = max(known, cluster.version) + 1
+        sealer = Sealer(keyring, cluster.cluster_id, cluster.incarnation)
+        dated = [row if row.version else replace(row, version=version) for row in rows]
+        sealed = [(kind_of(row), *sealer.columns(row)) for row in dated]
+        digest = add_digests(bytes(32), (mac for _, _, mac in sealed), ())
+        columns, _ = sealer.columns(replace(cluster, version=version, purged=version - 1, digest=digest))
+        for kind in (CLUSTER, *REPLICATED, LOCKOUT):
+            connection.execute(kind.table.delete())
+        sql.upsert(connection, CLUSTER, [columns])
+        for kind in REPLICATED:
+            ours = [values for of, values, _ in sealed if of is kind]
+            if ours:
+                sql.upsert(connection, kind, ours)
     return True
 
 

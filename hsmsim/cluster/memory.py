@@ -9,8 +9,8 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from hsmsim.cluster.model import ClusterRow, ObjectRow, ShareRow, UserRow
-from hsmsim.cluster.rows import MEMBER, OBJECT, PARTITION, REPLICATED, SHARE, USER, kind_of
+from hsmsim.cluster.model import IDENTITY_ID, NON_FIPS, ClusterRow, IdentityRow, ObjectRow, ShareRow, UserRow
+from hsmsim.cluster.rows import IDENTITY, MEMBER, OBJECT, PARTITION, REPLICATED, SHARE, USER, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from hsmsim.cluster.rows import Kind
 
 _NOBODY: Final[frozenset[int]] = frozenset()
+_OLDER: Final = IdentityRow(IDENTITY_ID, NON_FIPS)
+"""The identity of a cluster from before there were modes: nothing was forbidden to it."""
 
 
 class Table:
@@ -57,6 +59,12 @@ class Memory:
         self._names: dict[tuple[int, str], int] = {}
         self._owned: dict[int, set[int]] = {}
         self._shares: dict[int, frozenset[int]] = {}
+
+    @property
+    def identity(self) -> IdentityRow:
+        """Mode and certificates."""
+        row: IdentityRow = self.tables[IDENTITY.name].live.get(IDENTITY_ID, _OLDER)
+        return row
 
     @property
     def partitions(self) -> Mapping[int, PartitionRow]:

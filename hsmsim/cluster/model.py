@@ -13,11 +13,17 @@ from typing import Final, Protocol, TypeAlias
 ROLE_ADMIN: Final = 1
 ROLE_CRYPTO_USER: Final = 2
 ROLE_APPLIANCE_USER: Final = 3
+ROLE_UNACTIVATED_ADMIN: Final = 4
+"""Shown, never stored: an admin without a password, before the cluster is activated."""
 
 UNINITIALIZED: Final = "UNINITIALIZED"
 INITIALIZED: Final = "INITIALIZED"
 ACTIVE: Final = "ACTIVE"
 
+FIPS: Final = "FIPS"
+NON_FIPS: Final = "NON_FIPS"
+
+IDENTITY_ID: Final = 1
 FIRST_PARTITION: Final = 1
 IDS_PER_VERSION: Final = 16
 
@@ -50,6 +56,28 @@ class ClusterRow:
     state: str
     purged: int = 0
     digest: bytes = bytes(32)
+    deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityRow:
+    """What the cluster is to the outside; one, with id IDENTITY_ID. `mode` never changes.
+
+    key: the masked private key that the CSR and the cluster's certificate are for; trust_anchor: PEM, as the customer
+    gave it; the other certificates and the CSR are DER. limited_write: token objects and users stay as they are.
+    """
+
+    id: int
+    mode: str
+    limited_write: bool = False
+    key: bytes = b""
+    csr: bytes = b""
+    hsm_certificate: bytes = b""
+    aws_hardware: bytes = b""
+    manufacturer_hardware: bytes = b""
+    certificate: bytes = b""
+    trust_anchor: bytes = b""
+    version: int = 0
     deleted: bool = False
 
 
@@ -116,7 +144,7 @@ class MemberRow:
     deleted: bool = False
 
 
-Row: TypeAlias = ClusterRow | PartitionRow | UserRow | ObjectRow | ShareRow | MemberRow
+Row: TypeAlias = ClusterRow | IdentityRow | PartitionRow | UserRow | ObjectRow | ShareRow | MemberRow
 
 
 @dataclass(frozen=True, slots=True)

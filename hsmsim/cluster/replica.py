@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from hsmsim.clock import Clock
-    from hsmsim.cluster.model import Keyring, MemberRow, ObjectRow, PartitionRow, Row, ShareRow, UserRow
+    from hsmsim.cluster.model import IdentityRow, Keyring, MemberRow, ObjectRow, PartitionRow, Row, ShareRow, UserRow
     from hsmsim.cluster.rows import Kind
 
 _LOG = logging.getLogger(__name__)
@@ -94,6 +94,11 @@ class Replica:
     def cluster(self) -> ClusterRow:
         """The cluster row."""
         return self._memory.cluster
+
+    @property
+    def identity(self) -> IdentityRow:
+        """The cluster's mode and certificates."""
+        return self._memory.identity
 
     @property
     def version(self) -> int:
@@ -364,6 +369,14 @@ class Replica:
                     listener(change)
         if cluster.purged > former.purged:
             self._memory.forget_tombstones(cluster.purged)
+
+    def snapshot(self) -> tuple[ClusterRow, list[Row]]:
+        """All live rows at one version, the latest; HsmsimError where rows are missing that were not to be believed."""
+        self.sync()
+        with self._lock:
+            if self._refused:
+                raise HsmsimError("Rows of the cluster are not sealed by its masking key: see the alarms.")
+            return self.cluster, [row for table in self._memory.tables.values() for row in table.live.values()]
 
     # ---- alarms ---------------------------------------------------------------------------------------------------
 

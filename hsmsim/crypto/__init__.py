@@ -1,1 +1,1 @@
-"""Sealing and formats of what is encrypted at rest."""
+"""Sealing and formats of what is encrypted at rest, certificates: apart from any HSM."""

@@ -29,6 +29,7 @@ class Role(StrEnum):
     """Roles as CloudHSM's tools name them."""
 
     ADMIN = "admin"
+    UNACTIVATED_ADMIN = "unactivated-admin"
     CRYPTO_USER = "crypto-user"
     APPLIANCE_USER = "internal(APPLIANCE_USER)"
 
@@ -43,7 +44,7 @@ class Role(StrEnum):
         return CKU.SO if self is Role.ADMIN else CKU.USER
 
 
-_NUMBERS = {Role.ADMIN: 1, Role.CRYPTO_USER: 2, Role.APPLIANCE_USER: 3}
+_NUMBERS = {Role.ADMIN: 1, Role.CRYPTO_USER: 2, Role.APPLIANCE_USER: 3, Role.UNACTIVATED_ADMIN: 4}
 
 
 def role_of(number: int) -> Role:

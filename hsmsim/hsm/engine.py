@@ -25,6 +25,8 @@ _Raw = Any  # what cffi hands out has no types
 CLIENT_GONE: Final = 0xFFFF
 MATERIAL_MAX: Final = 8192
 SEALED_BYTES: Final = 92
+PUBLIC_BYTES: Final = 32
+DIGEST_BYTES: Final = 32
 KEY_PRIVATE: Final = 1
 KEY_TOKEN: Final = 2
 
@@ -138,6 +140,16 @@ class Engine:
         """X25519 public key of the device."""
         return self._fixed(32, _lib.he_device_public)
 
+    def device_signer(self) -> bytes:
+        """SubjectPublicKeyInfo of the hardware key."""
+        return self._variable(lambda out, size: _lib.he_device_signer(self._engine, out, size))
+
+    def device_sign(self, digest: bytes) -> bytes:
+        """ECDSA signature (DER) of a SHA-256 digest with the hardware key."""
+        if len(digest) != DIGEST_BYTES:
+            raise CkrError(CKR.DATA_LEN_RANGE, f"a SHA-256 digest has {DIGEST_BYTES} bytes")
+        return self._variable(lambda out, size: _lib.he_device_sign(self._engine, digest, out, size))
+
     def masking_create(self) -> None:
         """Make the cluster's masking key."""
         check(_lib.he_masking_create(self._engine))
@@ -153,6 +165,15 @@ class Engine:
         if len(sealed) != SEALED_BYTES:
             raise CkrError(CKR.ARGUMENTS_BAD, f"a sealed masking key has {SEALED_BYTES} bytes")
         check(_lib.he_masking_open(self._engine, sealed, context, len(context)))
+
+    def masking_reseal(self, sealed: bytes, context: bytes, peer: bytes, new_context: bytes) -> bytes:
+        """A masking key that is sealed to this device, sealed anew to another."""
+        if len(sealed) != SEALED_BYTES or len(peer) != PUBLIC_BYTES:
+            raise CkrError(CKR.ARGUMENTS_BAD, f"a sealed masking key has {SEALED_BYTES} bytes")
+        out = _ffi.new("uint8_t[92]")
+        contexts = (context, len(context)), (new_context, len(new_context))
+        check(_lib.he_masking_reseal(self._engine, sealed, *contexts[0], peer, *contexts[1], out))
+        return bytes(out)
 
     def mac(self, purpose: str, data: bytes) -> bytes:
         """HMAC-SHA256 under a key derived from the masking key for this purpose."""
@@ -187,6 +208,10 @@ class Engine:
     def serve_until(self, deadline: int) -> None:
         """Let hot operations go on until this CLOCK_MONOTONIC time in nanoseconds."""
         _lib.he_serve_until(self._engine, deadline)
+
+    def fips(self, *, on: bool) -> None:
+        """FIPS mode: the hot path refuses what the mechanism table forbids there."""
+        _lib.he_fips(self._engine, int(on))
 
     def epoch_bump(self) -> None:
         """Make clients drop what they cached."""
@@ -309,6 +334,12 @@ class Engine:
         keep: list[Any] = []
         raw = self._material(material, keep)
         return self._variable(lambda out, size: _lib.he_public(self._engine, raw, out, size))
+
+    def sign(self, material: Material, mechanism: int, data: bytes) -> bytes:
+        """Signature with a key of the cluster's own; a mechanism without parameters."""
+        keep: list[Any] = []
+        raw = self._material(material, keep)
+        return self._variable(lambda out, size: _lib.he_sign(self._engine, raw, mechanism, data, len(data), out, size))
 
     def inspect(self, material: Material) -> tuple[int, bytes]:
         """Bits of the key, and CKA_CHECK_VALUE of a secret key."""

@@ -19,11 +19,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hsmsim.cluster import founding
 from hsmsim.cluster.model import (
     FIRST_PARTITION,
-    INITIALIZED,
+    IDENTITY_ID,
+    NON_FIPS,
     ROLE_ADMIN,
     ROLE_APPLIANCE_USER,
+    UNINITIALIZED,
     AuditEntry,
     ClusterRow,
+    IdentityRow,
     MemberRow,
     PartitionRow,
     UserRow,
@@ -31,10 +34,11 @@ from hsmsim.cluster.model import (
 )
 from hsmsim.cluster.replica import Replica
 from hsmsim.errors import CkrError, HsmsimError
-from hsmsim.hsm import roots
+from hsmsim.hsm import images
 from hsmsim.hsm.cryptoki import CKR
 from hsmsim.hsm.link import Link, LinkError
 from hsmsim.hsm.messages import JoinRequest, JoinResponse, Op
+from hsmsim.hsm.roots import devices
 from hsmsim.ids import is_id
 from hsmsim.storage.database import Database
 from hsmsim.storage.migrate import migrate
@@ -76,24 +80,38 @@ class Engine(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Restore:
+    """The image that the cluster's rows come from, once per incarnation. sealed: its masking key, for this device."""
+
+    image: Path
+    incarnation: str
+    sealed: bytes
+
+
+@dataclass(frozen=True, slots=True)
 class Place:
-    """Which HSM this is, of which cluster, and where. socket: where others reach it; folder: HOME/hsms/<id>."""
+    """Which HSM this is, of which cluster, and where. socket: where others reach it; folder: HOME/hsms/<id>.
+
+    mode: of the cluster, if this HSM is its first.
+    """
 
     database_url: str
     cluster_id: str
     hsm_id: str
     socket: str
     folder: Path
+    mode: str = NON_FIPS
+    restore: Restore | None = None
 
 
 def bootstrap(engine: Engine, place: Place, *, clock: Clock | None = None) -> Replica:
     """Make or get the masking key and return the cluster's rows; HsmsimError says what to do where that fails."""
     migrate(place.database_url)
-    engine.device_load(str(place.folder / roots.SEED))
+    engine.device_load(str(place.folder / devices.SEED))
     certificate = _own_certificate(engine, place)
     database = Database(place.database_url)
     try:
-        if founding.is_founded(database) or not _found(engine, place, certificate, database):
+        if not _first(engine, place, certificate, database):
             _enter(engine, place, certificate, database)
     finally:
         database.close()
@@ -113,8 +131,8 @@ def admit(engine: Engine, replica: Replica, folder: Path, hsm_id: str) -> None:
         return
     if len(replica.members) >= MAX_MEMBERS:
         raise CkrError(CKR.DEVICE_MEMORY, f"a cluster has at most {MAX_MEMBERS} HSMs")
-    root = roots.read_certificate(folder / roots.MANUFACTURER_CERTIFICATE)
-    public = roots.certified_key(candidate.certificate, hsm_id, root)
+    root = devices.read_certificate(folder / devices.MANUFACTURER_CERTIFICATE)
+    public = devices.certified_key(candidate.certificate, hsm_id, root)
     sealed = engine.masking_seal(public, _context(replica.cluster_id, hsm_id))
     member = MemberRow(hsm_id, candidate.socket, candidate.certificate, sealed)
     replica.write(lambda _: [] if hsm_id in replica.members else [member], AuditEntry("JOIN", "", 0, 0, 0, hsm_id))
@@ -127,11 +145,36 @@ def _context(cluster_id: str, hsm_id: str) -> bytes:
 
 
 def _own_certificate(engine: Engine, place: Place) -> bytes:
-    root = roots.read_certificate(place.folder / roots.MANUFACTURER_CERTIFICATE)
-    certificate = roots.read_certificate(place.folder / roots.DEVICE_CERTIFICATE).public_bytes(Encoding.DER)
-    if roots.certified_key(certificate, place.hsm_id, root) != engine.device_public():
+    root = devices.read_certificate(place.folder / devices.MANUFACTURER_CERTIFICATE)
+    certificate = devices.read_certificate(place.folder / devices.DEVICE_CERTIFICATE).public_bytes(Encoding.DER)
+    if devices.certified_key(certificate, place.hsm_id, root) != engine.device_public():
         raise HsmsimError(f"{place.folder}: the certificate is not for this seed. Delete the HSM and make a new one.")
     return certificate
+
+
+def _first(engine: Engine, place: Place, certificate: bytes, database: Database) -> bool:
+    """Be the cluster's first HSM, if it has had none, or none since an image was to be restored."""
+    if place.restore is not None:
+        done = founding.incarnation_of(database) == place.restore.incarnation
+        return not done and _restore(engine, place, place.restore, certificate, database)
+    return not founding.is_founded(database) and _found(engine, place, certificate, database)
+
+
+def _restore(engine: Engine, place: Place, restore: Restore, certificate: bytes, database: Database) -> bool:
+    """Take masking key and rows out of an image. False: another HSM was faster, and has the same masking key."""
+    context = _context(place.cluster_id, place.hsm_id)
+    engine.masking_open(restore.sealed, context)
+    snapshot = images.read(restore.image, engine)
+    identity = snapshot.identity or IdentityRow(IDENTITY_ID, NON_FIPS)
+    if identity.mode != place.mode:
+        raise HsmsimError(f"The image is of a cluster in mode {identity.mode}; this one is in mode {place.mode}.")
+    own = MemberRow(place.hsm_id, place.socket, certificate, engine.masking_seal(engine.device_public(), context))
+    rows = [replace(row, limited_write=False) if isinstance(row, IdentityRow) else row for row in snapshot.rows]
+    cluster = replace(snapshot.cluster, cluster_id=place.cluster_id, incarnation=restore.incarnation)
+    done = founding.restore(database, cluster, [*rows, own], engine)
+    if done:
+        _LOG.info("%s is restored from %s at version %d.", place.cluster_id, restore.image.name, cluster.version)
+    return done
 
 
 def _found(engine: Engine, place: Place, certificate: bytes, database: Database) -> bool:
@@ -141,13 +184,14 @@ def _found(engine: Engine, place: Place, certificate: bytes, database: Database)
         engine.masking_create()
         sealed = engine.masking_seal(engine.device_public(), _context(place.cluster_id, place.hsm_id))
         return (
+            IdentityRow(IDENTITY_ID, place.mode),
             PartitionRow(FIRST_PARTITION, ""),
             UserRow(new_key(1, 1), FIRST_PARTITION, "admin", ROLE_ADMIN, b"", b"", 0),
             UserRow(new_key(1, 2), FIRST_PARTITION, "app_user", ROLE_APPLIANCE_USER, b"", b"", 0),
             MemberRow(place.hsm_id, place.socket, certificate, sealed),
         )
 
-    cluster = ClusterRow(place.cluster_id, secrets.token_hex(16), 1, INITIALIZED)
+    cluster = ClusterRow(place.cluster_id, secrets.token_hex(16), 1, UNINITIALIZED)
     founded = founding.found(database, cluster, first, engine)
     if founded:
         _LOG.info("%s is the first HSM of %s.", place.hsm_id, place.cluster_id)
@@ -166,7 +210,7 @@ def _enter(engine: Engine, place: Place, certificate: bytes, database: Database)
     except CkrError as error:
         raise HsmsimError(
             f"The masking key in the members' table is not sealed to this HSM: the row of {place.hsm_id} or "
-            f"{place.folder / roots.SEED} was changed. Restore it, or delete the HSM and make a new one."
+            f"{place.folder / devices.SEED} was changed. Restore it, or delete the HSM and make a new one."
         ) from error
 
 

@@ -66,6 +66,11 @@ class Op(IntEnum):
     KEY_SHARE = 0x0220
     KEY_UNSHARE = 0x0221
     KEY_USERS = 0x0222
+    CERTIFICATES = 0x0230
+    INITIALIZE = 0x0231
+    LIMITED_WRITE = 0x0232
+    BACKUP = 0x0233
+    REMOVE_MEMBER = 0x0234
     PEER_HELLO = 0x0300
     PEER_PROVE = 0x0301
     PEER_SYNC = 0x0302
@@ -494,6 +499,7 @@ class HelloResponse:
     hsm_id: bytes
     cluster_id: bytes
     partition_id: int
+    fips: int
 
     def encode(self) -> bytes:
         """Return the payload."""
@@ -503,6 +509,7 @@ class HelloResponse:
         writer.blob(self.hsm_id)
         writer.blob(self.cluster_id)
         writer.u64(self.partition_id)
+        writer.u8(self.fips)
         return writer.done()
 
     @classmethod
@@ -515,6 +522,7 @@ class HelloResponse:
             hsm_id=reader.blob(),
             cluster_id=reader.blob(),
             partition_id=reader.u64(),
+            fips=reader.u8(),
         )
         reader.end()
         return message
@@ -681,6 +689,9 @@ class HsmInfoResponse:
     vault_objects: int
     vault_pending: int
     pid: int
+    mode: bytes
+    model: bytes
+    limited_write: int
 
     def encode(self) -> bytes:
         """Return the payload."""
@@ -698,6 +709,9 @@ class HsmInfoResponse:
         writer.u64(self.vault_objects)
         writer.u64(self.vault_pending)
         writer.u64(self.pid)
+        writer.blob(self.mode)
+        writer.blob(self.model)
+        writer.u8(self.limited_write)
         return writer.done()
 
     @classmethod
@@ -718,6 +732,9 @@ class HsmInfoResponse:
             vault_objects=reader.u64(),
             vault_pending=reader.u64(),
             pid=reader.u64(),
+            mode=reader.blob(),
+            model=reader.blob(),
+            limited_write=reader.u8(),
         )
         reader.end()
         return message
@@ -2550,6 +2567,223 @@ class KeyUsersResponse:
 
 
 @dataclass(frozen=True, slots=True)
+class CertificatesRequest:
+    """CERTIFICATES request."""
+
+    def encode(self) -> bytes:
+        """Return the payload."""
+        return b""
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read a whole payload."""
+        reader = Reader(data)
+        reader.end()
+        return cls()
+
+
+@dataclass(frozen=True, slots=True)
+class CertificatesResponse:
+    """CERTIFICATES response."""
+
+    csr: bytes
+    hsm: bytes
+    aws_hardware: bytes
+    manufacturer_hardware: bytes
+    cluster: bytes
+    trust_anchor: bytes
+
+    def encode(self) -> bytes:
+        """Return the payload."""
+        writer = Writer()
+        writer.blob(self.csr)
+        writer.blob(self.hsm)
+        writer.blob(self.aws_hardware)
+        writer.blob(self.manufacturer_hardware)
+        writer.blob(self.cluster)
+        writer.blob(self.trust_anchor)
+        return writer.done()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read a whole payload."""
+        reader = Reader(data)
+        message = cls(
+            csr=reader.blob(),
+            hsm=reader.blob(),
+            aws_hardware=reader.blob(),
+            manufacturer_hardware=reader.blob(),
+            cluster=reader.blob(),
+            trust_anchor=reader.blob(),
+        )
+        reader.end()
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class InitializeRequest:
+    """INITIALIZE request."""
+
+    signed_certificate: bytes
+    trust_anchor: bytes
+
+    def encode(self) -> bytes:
+        """Return the payload."""
+        writer = Writer()
+        writer.blob(self.signed_certificate)
+        writer.blob(self.trust_anchor)
+        return writer.done()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read a whole payload."""
+        reader = Reader(data)
+        message = cls(signed_certificate=reader.blob(), trust_anchor=reader.blob())
+        reader.end()
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class InitializeResponse:
+    """INITIALIZE response."""
+
+    def encode(self) -> bytes:
+        """Return the payload."""
+        return b""
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read a whole payload."""
+        reader = Reader(data)
+        reader.end()
+        return cls()
+
+
+@dataclass(frozen=True, slots=True)
+class LimitedWriteRequest:
+    """LIMITED_WRITE request."""
+
+    on: int
+
+    def encode(self) -> bytes:
+        """Return the payload."""
+        writer = Writer()
+        writer.u8(self.on)
+        return writer.done()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read a whole payload."""
+        reader = Reader(data)
+        message = cls(on=reader.u8())
+        reader.end()
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class LimitedWriteResponse:
+    """LIMITED_WRITE response."""
+
+    def encode(self) -> bytes:
+        """Return the payload."""
+        return b""
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read a whole payload."""
+        reader = Reader(data)
+        reader.end()
+        return cls()
+
+
+@dataclass(frozen=True, slots=True)
+class BackupRequest:
+    """BACKUP request."""
+
+    image_id: bytes
+    region: bytes
+    certificate: bytes
+
+    def encode(self) -> bytes:
+        """Return the payload."""
+        writer = Writer()
+        writer.blob(self.image_id)
+        writer.blob(self.region)
+        writer.blob(self.certificate)
+        return writer.done()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read a whole payload."""
+        reader = Reader(data)
+        message = cls(image_id=reader.blob(), region=reader.blob(), certificate=reader.blob())
+        reader.end()
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class BackupResponse:
+    """BACKUP response."""
+
+    version: int
+    size: int
+    digest: bytes
+
+    def encode(self) -> bytes:
+        """Return the payload."""
+        writer = Writer()
+        writer.u64(self.version)
+        writer.u64(self.size)
+        writer.blob(self.digest)
+        return writer.done()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read a whole payload."""
+        reader = Reader(data)
+        message = cls(version=reader.u64(), size=reader.u64(), digest=reader.blob())
+        reader.end()
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveMemberRequest:
+    """REMOVE_MEMBER request."""
+
+    hsm_id: bytes
+
+    def encode(self) -> bytes:
+        """Return the payload."""
+        writer = Writer()
+        writer.blob(self.hsm_id)
+        return writer.done()
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read a whole payload."""
+        reader = Reader(data)
+        message = cls(hsm_id=reader.blob())
+        reader.end()
+        return message
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveMemberResponse:
+    """REMOVE_MEMBER response."""
+
+    def encode(self) -> bytes:
+        """Return the payload."""
+        return b""
+
+    @classmethod
+    def decode(cls, data: bytes) -> Self:
+        """Read a whole payload."""
+        reader = Reader(data)
+        reader.end()
+        return cls()
+
+
+@dataclass(frozen=True, slots=True)
 class PeerHelloRequest:
     """PEER_HELLO request."""
 
@@ -2821,6 +3055,11 @@ OPS: dict[int, OpInfo] = {
         OpInfo("KEY_SHARE", 0x0220, Path.FIRMWARE, Access.USER, KeyShareRequest, KeyShareResponse),
         OpInfo("KEY_UNSHARE", 0x0221, Path.FIRMWARE, Access.USER, KeyUnshareRequest, KeyUnshareResponse),
         OpInfo("KEY_USERS", 0x0222, Path.FIRMWARE, Access.USER, KeyUsersRequest, KeyUsersResponse),
+        OpInfo("CERTIFICATES", 0x0230, Path.FIRMWARE, Access.NONE, CertificatesRequest, CertificatesResponse),
+        OpInfo("INITIALIZE", 0x0231, Path.FIRMWARE, Access.NONE, InitializeRequest, InitializeResponse),
+        OpInfo("LIMITED_WRITE", 0x0232, Path.FIRMWARE, Access.NONE, LimitedWriteRequest, LimitedWriteResponse),
+        OpInfo("BACKUP", 0x0233, Path.FIRMWARE, Access.NONE, BackupRequest, BackupResponse),
+        OpInfo("REMOVE_MEMBER", 0x0234, Path.FIRMWARE, Access.NONE, RemoveMemberRequest, RemoveMemberResponse),
         OpInfo("PEER_HELLO", 0x0300, Path.FIRMWARE, Access.OPEN, PeerHelloRequest, PeerHelloResponse),
         OpInfo("PEER_PROVE", 0x0301, Path.FIRMWARE, Access.OPEN, PeerProveRequest, PeerProveResponse),
         OpInfo("PEER_SYNC", 0x0302, Path.FIRMWARE, Access.PEER, PeerSyncRequest, PeerSyncResponse),

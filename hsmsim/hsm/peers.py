@@ -164,6 +164,12 @@ class Links:
         del engine  # the same one that the links were made with
         return self._handlers[request.op](request.client, request.payload).encode()
 
+    def cease(self) -> None:
+        """Serve nobody from now on: this HSM is no member any more, so no lease follows."""
+        with self._news:
+            self._deadline = 0
+            self._engine.serve_until(0)
+
     def forget(self, client: int) -> None:
         """Drop what is known of a client that is gone."""
         self._pending.pop(client, None)

@@ -8,6 +8,7 @@ SIGTERM stops it in order. It always leaves by os._exit: SoftHSM2's destructors 
 from __future__ import annotations
 
 import argparse
+import base64
 import codecs
 import ctypes
 import grp
@@ -26,15 +27,17 @@ from typing import Any, NoReturn
 
 import sqlalchemy.dialects.sqlite
 
-from hsmsim.clock import SystemClock
+from hsmsim.clock import SharedClock, SystemClock
+from hsmsim.cluster.model import FIPS, NON_FIPS
 from hsmsim.errors import HsmsimError
+from hsmsim.hsm import certify
 from hsmsim.hsm.alone import claim
 from hsmsim.hsm.engine import Engine
 from hsmsim.hsm.firmware import dispatch
 from hsmsim.hsm.firmware.follow import Follower
 from hsmsim.hsm.firmware.index import Index
 from hsmsim.hsm.firmware.state import Settings, State
-from hsmsim.hsm.membership import Place, bootstrap
+from hsmsim.hsm.membership import Place, Restore, bootstrap
 from hsmsim.hsm.peers import Links
 from hsmsim.hsm.vault.vault import Vault
 from hsmsim.storage.migrate import migrate
@@ -59,6 +62,10 @@ class Config:
     availability_check: bool
     model: str
     workers: int
+    mode: str = NON_FIPS
+    clock: str = ""
+    images: str = ""
+    restore: dict[str, str] | None = None
 
     @classmethod
     def read(cls, path: Path) -> Config:
@@ -72,7 +79,22 @@ class Config:
             ) from error
         if config.engine not in ("fast", "plain", "softhsm"):
             raise HsmsimError(f"{path}: engine is 'fast', 'plain' or 'softhsm', not {config.engine!r}")
+        if config.mode not in (FIPS, NON_FIPS):
+            raise HsmsimError(f"{path}: mode is {FIPS} or {NON_FIPS}, not {config.mode!r}")
         return config
+
+
+def _place(config: Config) -> Place:
+    restore = None
+    if config.restore is not None:
+        try:
+            sealed = base64.b64decode(config.restore["sealed"], validate=True)
+            restore = Restore(Path(config.restore["image"]), config.restore["incarnation"], sealed)
+        except (KeyError, ValueError) as error:
+            raise HsmsimError(f"The configuration does not say what to restore: {error}.") from error
+    return Place(
+        config.database_url, config.cluster_id, config.hsm_id, config.socket, config.folder, config.mode, restore
+    )
 
 
 def prepare(config: Config, user: str) -> None:
@@ -128,13 +150,24 @@ def build(config: Config) -> State:
     )
     if not engine.memory_locked:
         _LOG.info("RLIMIT_MEMLOCK is small: only the arena of keys is locked in memory.")
-    clock = SystemClock()
-    place = Place(config.database_url, config.cluster_id, config.hsm_id, config.socket, config.folder)
-    replica = bootstrap(engine, place, clock=clock)
+    clock = SharedClock(Path(config.clock)) if config.clock else SystemClock()
+    replica = bootstrap(engine, _place(config), clock=clock)
+    if replica.identity.version == 0 and replica.alarms:
+        raise HsmsimError("The row with the cluster's mode was changed or is gone: restore the database.")
+    certify.ensure(engine, replica, config.folder, config.model)
+    engine.fips(on=replica.identity.mode == FIPS)
     links = Links(replica, engine, config.folder, clock=clock)
     index = Index(replica)
     vault = Vault(engine, replica, config.folder, config.softhsm_library)
-    settings = Settings(config.hsm_id, config.cluster_id, config.availability_check, reference, config.model)
+    settings = Settings(
+        config.hsm_id,
+        config.cluster_id,
+        config.availability_check,
+        reference,
+        config.model,
+        config.folder,
+        Path(config.images) if config.images else config.folder,
+    )
     state = State(settings, engine, replica, links, vault, index, clock)
     replica.on_change.append(Follower(state).on_change)
     vault.open()

@@ -29,7 +29,7 @@ class Schema:
     head: str
 
 
-CLUSTER: Final = Schema(_FOLDER / "migrations", "0001")
+CLUSTER: Final = Schema(_FOLDER / "migrations", "0002")
 GATEWAY: Final = Schema(_FOLDER / "gateway_migrations", "0002")
 
 

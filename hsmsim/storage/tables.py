@@ -77,6 +77,20 @@ CLUSTER: Final = Table(
     _small("deleted"),
     _blob("mac"),
 )
+# One row, with id 1; a cluster from before there were modes has none.
+IDENTITY: Final = _replicated(
+    "identity",
+    _key("id"),
+    _text("mode"),
+    _small("limited_write"),
+    _blob("key"),
+    _blob("csr"),
+    _blob("hsm_certificate"),
+    _blob("aws_hardware"),
+    _blob("manufacturer_hardware"),
+    _blob("certificate"),
+    _blob("trust_anchor"),
+)
 PARTITIONS: Final = _replicated("partitions", _key("id"), _text("name"))
 USERS: Final = _replicated(
     "users",

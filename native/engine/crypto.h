@@ -28,6 +28,19 @@ uint64_t masking_seal(struct masking *masking, const uint8_t peer[32], const uin
 uint64_t masking_open(struct masking *masking, const uint8_t sealed[92], const uint8_t *context, size_t context_len);
 uint64_t masking_mac(struct masking *masking, const char *purpose, const uint8_t *data, size_t len, uint8_t out[32]);
 
+/* Opens what was sealed to this device and seals it to another; the key is not kept. */
+uint64_t masking_reseal(struct masking *masking, const uint8_t sealed[92], const uint8_t *context, size_t context_len,
+                        const uint8_t peer[32], const uint8_t *new_context, size_t new_context_len, uint8_t out[92]);
+
+/* ---- identity.c: what the HSM signs as itself -------------------------------------------------------------------------- */
+
+uint64_t device_signer(struct masking *masking, uint8_t *out, size_t *len);
+uint64_t device_sign(struct masking *masking, const uint8_t digest[32], uint8_t *out, size_t *len);
+uint64_t material_sign(struct masking *masking, const he_material *material, uint64_t mechanism, const uint8_t *data,
+                       size_t data_len, uint8_t *out, size_t *len);
+
+/* For identity.c alone: HKDF-SHA256(seed, label, counter); `out` in locked memory. */
+uint64_t device_derive(struct masking *masking, const char *label, uint8_t counter, uint8_t *out, size_t len);
 /* For vault.c alone. */
 /* 32 lower case hex digits and a NUL from HKDF-SHA256(seed, partition, purpose); `out` in locked memory. */
 uint64_t device_pin(struct masking *masking, uint64_t partition, const char *purpose, char out[33]);

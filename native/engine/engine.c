@@ -114,6 +114,14 @@ uint64_t he_device_public(he_engine *engine, uint8_t out[32])
 {
     return device_public(engine->masking, out);
 }
+uint64_t he_device_signer(he_engine *engine, uint8_t *out, size_t *len)
+{
+    return device_signer(engine->masking, out, len);
+}
+uint64_t he_device_sign(he_engine *engine, const uint8_t digest[32], uint8_t *out, size_t *len)
+{
+    return device_sign(engine->masking, digest, out, len);
+}
 uint64_t he_masking_create(he_engine *engine)
 {
     return masking_create(engine->masking);
@@ -125,6 +133,11 @@ uint64_t he_masking_seal(he_engine *engine, const uint8_t peer[32], const uint8_
 uint64_t he_masking_open(he_engine *engine, const uint8_t sealed[92], const uint8_t *context, size_t context_len)
 {
     return masking_open(engine->masking, sealed, context, context_len);
+}
+uint64_t he_masking_reseal(he_engine *engine, const uint8_t sealed[92], const uint8_t *context, size_t context_len,
+                           const uint8_t peer[32], const uint8_t *new_context, size_t new_context_len, uint8_t out[92])
+{
+    return masking_reseal(engine->masking, sealed, context, context_len, peer, new_context, new_context_len, out);
 }
 uint64_t he_mac(he_engine *engine, const char *purpose, const uint8_t *data, size_t len, uint8_t out[32])
 {
@@ -155,6 +168,10 @@ uint64_t he_run(he_engine *engine)
 void he_serve_until(he_engine *engine, uint64_t deadline)
 {
     atomic_store(&engine->serve_until, deadline);
+}
+void he_fips(he_engine *engine, uint32_t fips)
+{
+    rights_fips(engine->rights, fips != 0);
 }
 uint64_t he_epoch(he_engine *engine)
 {
@@ -352,6 +369,10 @@ uint64_t he_generate(he_engine *engine, uint64_t key_type, const uint8_t *parame
 uint64_t he_public(he_engine *engine, const he_material *material, uint8_t *out, size_t *len)
 {
     return material_public(engine->masking, material, out, len);
+}
+uint64_t he_sign(he_engine *engine, const he_material *material, uint64_t mechanism, const uint8_t *data, size_t data_len, uint8_t *out, size_t *len)
+{
+    return material_sign(engine->masking, material, mechanism, data, data_len, out, len);
 }
 uint64_t he_inspect(he_engine *engine, const he_material *material, uint32_t *bits, uint8_t check[3], size_t *check_len)
 {

@@ -45,10 +45,17 @@ uint64_t he_device_load(he_engine *engine, const char *path);
 uint64_t he_device_create(const char *path);
 /* The device's X25519 public key, derived from the seed by HKDF-SHA256. */
 uint64_t he_device_public(he_engine *engine, uint8_t out[32]);
+/* The hardware key, P-256, derived from the seed: its SubjectPublicKeyInfo, and its ECDSA signature (DER) of a SHA-256. */
+uint64_t he_device_signer(he_engine *engine, uint8_t *out, size_t *len);
+uint64_t he_device_sign(he_engine *engine, const uint8_t digest[32], uint8_t *out, size_t *len);
 uint64_t he_masking_create(he_engine *engine);
 /* Ephemeral X25519, HKDF-SHA256 over both public keys and `context`, AES-256-GCM: 32 + 12 + 32 + 16 bytes. */
 uint64_t he_masking_seal(he_engine *engine, const uint8_t peer[32], const uint8_t *context, size_t context_len, uint8_t out[92]);
 uint64_t he_masking_open(he_engine *engine, const uint8_t sealed[92], const uint8_t *context, size_t context_len);
+/* Another cluster's masking key, sealed to this device: sealed anew to another one, never kept here. A region's backup
+ * root is such a device. */
+uint64_t he_masking_reseal(he_engine *engine, const uint8_t sealed[92], const uint8_t *context, size_t context_len,
+                           const uint8_t peer[32], const uint8_t *new_context, size_t new_context_len, uint8_t out[92]);
 /* HMAC-SHA256 under HKDF(masking key, purpose): rows, tickets, peers, audit. */
 uint64_t he_mac(he_engine *engine, const char *purpose, const uint8_t *data, size_t len, uint8_t out[32]);
 
@@ -69,6 +76,8 @@ uint64_t he_listen(he_engine *engine, const char *path);
 uint64_t he_run(he_engine *engine);
 /* CLOCK_MONOTONIC nanoseconds until which hot operations are answered; after it CKR_DEVICE_ERROR. UINT64_MAX: ever. */
 void he_serve_until(he_engine *engine, uint64_t deadline);
+/* 1: FIPS mode, the hot path refuses what the mechanism table forbids there (CKR_MECHANISM_INVALID). */
+void he_fips(he_engine *engine, uint32_t fips);
 uint64_t he_epoch(he_engine *engine);
 void he_epoch_bump(he_engine *engine);
 
@@ -158,6 +167,8 @@ uint64_t he_import(he_engine *engine, uint64_t request, size_t offset, uint64_t 
 uint64_t he_generate(he_engine *engine, uint64_t key_type, const uint8_t *parameters, size_t parameters_len, uint8_t *out, size_t *len);
 /* SPKI DER of a private key. */
 uint64_t he_public(he_engine *engine, const he_material *material, uint8_t *out, size_t *len);
+/* Signs with a key of the cluster's own; mechanism: a CKM_ without parameters. */
+uint64_t he_sign(he_engine *engine, const he_material *material, uint64_t mechanism, const uint8_t *data, size_t data_len, uint8_t *out, size_t *len);
 /* Checks that the material opens: bits as in KEY_FACTS, CKA_CHECK_VALUE (3 bytes, secret keys only; *check_len 0 or 3). */
 uint64_t he_inspect(he_engine *engine, const he_material *material, uint32_t *bits, uint8_t check[3], size_t *check_len);
 uint64_t he_wrap(he_engine *engine, const he_material *wrapping, const uint8_t *mechanism, size_t mechanism_len,

@@ -1,6 +1,7 @@
 /* The device's seed, what is derived from it, and the cluster's masking key. Neither leaves locked memory in clear.
  *
  *   seed (file, 32 bytes) -- HKDF-SHA256, info "hsmsim device x25519" --> X25519 key: the device's identity for seals
+ *                         -- HKDF-SHA256, info "hsmsim hardware p256" | counter --> the hardware key (identity.c)
  *                         -- HKDF-SHA256, info "hsmsim softhsm pin" | partition | purpose --> SoftHSM2 PINs
  *   masking key (random)  -- HKDF-SHA256, info "hsmsim mac" | purpose --> HMAC keys
  *                         -- AES-KWP --> masked material
@@ -169,6 +170,14 @@ uint64_t device_public(struct masking *masking, uint8_t out[32])
     return CKR_OK;
 }
 
+uint64_t device_derive(struct masking *masking, const char *label, uint8_t counter, uint8_t *out, size_t len)
+{
+    struct info info = {.len = 0};
+    RV_REQUIRE(is_set(masking, SEED), CKR_DEVICE_ERROR);
+    RV_REQUIRE(info_add(&info, label, strlen(label)) && info_add(&info, &counter, 1), CKR_ARGUMENTS_BAD);
+    return hkdf(secret_of(masking, SEED), KEY, &info, out, len) ? CKR_OK : CKR_DEVICE_ERROR;
+}
+
 uint64_t device_pin(struct masking *masking, uint64_t partition, const char *purpose, char out[33])
 {
     ERRORS_SCOPED;
@@ -239,12 +248,9 @@ static uint64_t seal_key(EVP_PKEY *own, EVP_PKEY *peer, const uint8_t ephemeral[
     return CKR_OK;
 }
 
-uint64_t masking_seal(struct masking *masking, const uint8_t peer[32], const uint8_t *context, size_t context_len,
-                      uint8_t out[92])
+static uint64_t seal(const uint8_t key[KEY], const uint8_t peer[32], const uint8_t *context, size_t context_len,
+                     uint8_t out[92])
 {
-    ERRORS_SCOPED;
-    const uint8_t *key = masking_key(masking);
-    RV_REQUIRE(key != NULL, CKR_DEVICE_ERROR);
     SCOPED(EVP_PKEY) receiver = EVP_PKEY_new_raw_public_key_ex(evp_context(), "X25519", NULL, peer, KEY);
     SCOPED(EVP_PKEY) ephemeral = EVP_PKEY_Q_keygen(evp_context(), NULL, "X25519");
     SECRET_SCOPED wrapping = {NULL, 0};
@@ -258,26 +264,54 @@ uint64_t masking_seal(struct masking *masking, const uint8_t peer[32], const uin
     return CKR_OK;
 }
 
-uint64_t masking_open(struct masking *masking, const uint8_t sealed[92], const uint8_t *context, size_t context_len)
+/* The key in `out`, locked memory of the caller's. */
+static uint64_t unseal(struct masking *masking, const uint8_t sealed[92], const uint8_t *context, size_t context_len,
+                       uint8_t out[KEY])
 {
-    ERRORS_SCOPED;
     uint8_t own[KEY], tag[TAG];
     EVP_PKEY *device = atomic_load(&masking->device);
     const uint8_t *nonce = sealed + KEY, *sealed_key = nonce + NONCE;
     RV_TRY(device_public(masking, own));
     SCOPED(EVP_PKEY) ephemeral = EVP_PKEY_new_raw_public_key_ex(evp_context(), "X25519", NULL, sealed, KEY);
-    SECRET_SCOPED opened = {NULL, 0};
-    RV_REQUIRE(ephemeral != NULL && secret_alloc(&opened, 2 * KEY), CKR_DEVICE_MEMORY);
-    uint8_t *wrapping = opened.data + KEY;
-    RV_TRY(seal_key(device, ephemeral, sealed, own, context, context_len, wrapping));
+    SECRET_SCOPED wrapping = {NULL, 0};
+    RV_REQUIRE(ephemeral != NULL && secret_alloc(&wrapping, KEY), CKR_DEVICE_MEMORY);
+    RV_TRY(seal_key(device, ephemeral, sealed, own, context, context_len, wrapping.data));
     memcpy(tag, sealed_key + KEY, TAG);
-    RV_REQUIRE(seal_crypt(false, wrapping, nonce, context, context_len, sealed_key, opened.data, tag),
+    RV_REQUIRE(seal_crypt(false, wrapping.data, nonce, context, context_len, sealed_key, out, tag),
                CKR_ENCRYPTED_DATA_INVALID);
+    return CKR_OK;
+}
+
+uint64_t masking_seal(struct masking *masking, const uint8_t peer[32], const uint8_t *context, size_t context_len,
+                      uint8_t out[92])
+{
+    ERRORS_SCOPED;
+    const uint8_t *key = masking_key(masking);
+    RV_REQUIRE(key != NULL, CKR_DEVICE_ERROR);
+    return seal(key, peer, context, context_len, out);
+}
+
+uint64_t masking_open(struct masking *masking, const uint8_t sealed[92], const uint8_t *context, size_t context_len)
+{
+    ERRORS_SCOPED;
+    SECRET_SCOPED opened = {NULL, 0};
+    RV_REQUIRE(secret_alloc(&opened, KEY), CKR_DEVICE_MEMORY);
+    RV_TRY(unseal(masking, sealed, context, context_len, opened.data));
     if (set_once(masking, MASKING, opened.data)) {
         return CKR_OK;
     }
     const uint8_t *current = masking_key(masking); /* opening the same key again is no error */
     return current != NULL && memory_equal(current, opened.data, KEY) ? CKR_OK : CKR_FUNCTION_REJECTED;
+}
+
+uint64_t masking_reseal(struct masking *masking, const uint8_t sealed[92], const uint8_t *context, size_t context_len,
+                        const uint8_t peer[32], const uint8_t *new_context, size_t new_context_len, uint8_t out[92])
+{
+    ERRORS_SCOPED;
+    SECRET_SCOPED opened = {NULL, 0};
+    RV_REQUIRE(secret_alloc(&opened, KEY), CKR_DEVICE_MEMORY);
+    RV_TRY(unseal(masking, sealed, context, context_len, opened.data));
+    return seal(opened.data, peer, new_context, new_context_len, out);
 }
 
 uint64_t masking_mac(struct masking *masking, const char *purpose, const uint8_t *data, size_t len, uint8_t out[32])

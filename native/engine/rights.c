@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "pkcs11.h"
+#include "tables.h"
 
 enum { CLIENT_BUCKETS = 256, KEY_BUCKETS = 8192, DEFAULT_KEYS = 16384, ROLE_ADMIN = 1 };
 
@@ -16,6 +17,7 @@ struct rights {
     uint64_t next_client;
     uint32_t client_count, key_count, max_keys;
     atomic_ullong tick;
+    atomic_bool fips;
 };
 
 struct rights *rights_new(uint32_t max_keys)
@@ -32,6 +34,11 @@ struct rights *rights_new(uint32_t max_keys)
     pthread_rwlockattr_destroy(&attributes);
     rights->max_keys = max_keys == 0 ? DEFAULT_KEYS : max_keys;
     return rights;
+}
+
+void rights_fips(struct rights *rights, bool fips)
+{
+    atomic_store(&rights->fips, fips);
 }
 
 static void lock_read(struct rights *rights)
@@ -432,6 +439,22 @@ static bool visible(const struct client *client, const struct key_entry *entry)
            (client->user != 0 && contains(entry->users, entry->user_count, client->user));
 }
 
+/* usage: one bit of KEY_FACTS. */
+static bool forbidden(const struct rights *rights, uint64_t mechanism, uint32_t usage)
+{
+    static const uint32_t functions[] = {CKF_ENCRYPT, CKF_DECRYPT, CKF_SIGN, CKF_VERIFY, CKF_SIGN_RECOVER, CKF_VERIFY_RECOVER};
+    if (!atomic_load_explicit(&rights->fips, memory_order_relaxed)) {
+        return false;
+    }
+    const struct mechanism_info *info = mechanism_find(mechanism);
+    for (size_t i = 0; info != NULL && i < sizeof functions / sizeof *functions; i++) {
+        if ((usage >> i & 1) != 0 && (info->fips_forbids & functions[i]) != 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
 struct key_entry *rights_key_use(struct rights *rights, const struct client *client, uint64_t session, uint64_t handle,
                                  uint32_t usage, uint64_t mechanism, uint64_t *rv)
 {
@@ -447,6 +470,8 @@ struct key_entry *rights_key_use(struct rights *rights, const struct client *cli
         } else if (client->role == ROLE_ADMIN || (entry->usage & usage) == 0) {
             *rv = CKR_KEY_FUNCTION_NOT_PERMITTED;
         } else if (entry->allowed_count != 0 && !contains(entry->allowed, entry->allowed_count, mechanism)) {
+            *rv = CKR_MECHANISM_INVALID;
+        } else if (forbidden(rights, mechanism, usage)) {
             *rv = CKR_MECHANISM_INVALID;
         }
         if (*rv == CKR_OK) {

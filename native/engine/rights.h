@@ -52,6 +52,8 @@ struct key_entry {
 
 struct rights;
 struct rights *rights_new(uint32_t max_keys);
+/* FIPS mode: rights_key_use refuses what the mechanism table forbids there. */
+void rights_fips(struct rights *rights, bool fips);
 
 /* Clients. find_cookie and add give a reference that client_release returns. */
 struct client *rights_client_add(struct rights *rights);

@@ -14,6 +14,7 @@
 #include "pkcs11.h"
 
 enum { SLOT_LINKS = 16, SLOT_SESSIONS = WIRE_MAX_SESSIONS, FACTS_CACHED = 64, FACTS_ALLOWED = 32 };
+enum { FACTS_FIPS = 1 << 3 }; /* of KEY_FACTS: the HSM is in FIPS mode */
 #define FIRST_SLOT_ID UINT64_C(0x2000000000000001)
 
 struct slot;

@@ -102,6 +102,8 @@ static CK_RV start(struct session *session, enum operation_family family, const 
     CKR_TRY(mechanism_convert(mechanism, families[family].function, operation->cloudhsm, NULL, &operation->mechanism,
                               &operation->info));
     CKR_TRY(key_facts(session, key, &facts));
+    CKR_REQUIRE((facts.flags & FACTS_FIPS) == 0 || (operation->info->fips_forbids & families[family].function) == 0,
+                CKR_MECHANISM_INVALID);
     const struct mechanism_key fit = {facts.key_type, facts.bits, facts.usage, facts.allowed, facts.allowed_count};
     CKR_TRY(mechanism_fits_key(operation->info, &fit, families[family].usage));
     operation->iv_out = mechanism_iv_out(mechanism, &operation->mechanism);

@@ -64,6 +64,7 @@ struct slot {
     atomic_bool ringless; /* an HSM ended the connection on which a ring was asked for: an older one */
     uint8_t cookie[64];
     uint32_t cookie_len;
+    bool fips; /* the cluster's mode, once an HSM has been reached */
     _Atomic uint64_t epoch; /* written under the lock, compared without it on the hot path */
     enum presence told;
     bool complained; /* since an HSM answered last: one line a trouble */

@@ -256,12 +256,14 @@ CK_RV C_GetTokenInfo(CK_SLOT_ID slotID, CK_TOKEN_INFO_PTR pInfo)
     return rv == CKR_DEVICE_REMOVED ? CKR_TOKEN_NOT_PRESENT : rv;
 }
 
-static CK_FLAGS offered(const struct mechanism_info *info)
+/* What the cluster's mode forbids is left out; with no HSM to ask, nothing is. */
+static CK_FLAGS offered(const struct slot *slot, const struct mechanism_info *info)
 {
+    CK_FLAGS forbidden = slot->fips ? info->fips_forbids : 0;
     if (module_cloudhsm()) {
-        return info->cloudhsm ? info->aws : 0;
+        return info->cloudhsm ? info->aws & ~forbidden : 0;
     }
-    return info->general ? info->functions : 0;
+    return info->general ? info->functions & ~forbidden : 0;
 }
 
 CK_RV C_GetMechanismList(CK_SLOT_ID slotID, CK_MECHANISM_TYPE_PTR pMechanismList, CK_ULONG_PTR pulCount)
@@ -269,9 +271,10 @@ CK_RV C_GetMechanismList(CK_SLOT_ID slotID, CK_MECHANISM_TYPE_PTR pMechanismList
     struct slot *slot;
     CKR_TRY(slot_find(slotID, &slot));
     CKR_REQUIRE(pulCount != NULL, CKR_ARGUMENTS_BAD);
+    (void)slot_present(slot);
     CK_ULONG count = 0, room = *pulCount;
     for (size_t i = 0; i < mechanism_count; i++) {
-        if (offered(&mechanism_table[i]) != 0) {
+        if (offered(slot, &mechanism_table[i]) != 0) {
             if (pMechanismList != NULL && count < room) {
                 pMechanismList[count] = mechanism_table[i].type;
             }
@@ -287,10 +290,11 @@ CK_RV C_GetMechanismInfo(CK_SLOT_ID slotID, CK_MECHANISM_TYPE type, CK_MECHANISM
     struct slot *slot;
     CKR_TRY(slot_find(slotID, &slot));
     CKR_REQUIRE(pInfo != NULL, CKR_ARGUMENTS_BAD);
+    (void)slot_present(slot);
     const struct mechanism_info *info = mechanism_find(type);
-    CKR_REQUIRE(info != NULL && offered(info) != 0, CKR_MECHANISM_INVALID);
+    CKR_REQUIRE(info != NULL && offered(slot, info) != 0, CKR_MECHANISM_INVALID);
     *pInfo = (CK_MECHANISM_INFO){.ulMinKeySize = info->min_key, .ulMaxKeySize = info->max_key,
-                                 .flags = CKF_HW | offered(info) | info->flags};
+                                 .flags = CKF_HW | offered(slot, info) | info->flags};
     return CKR_OK;
 }
 

@@ -71,6 +71,7 @@ static CK_RV say_hello(struct link *link, bool join)
     CKR_REQUIRE(response.cookie.len <= sizeof slot->cookie, CKR_DEVICE_ERROR);
     wire_copy(slot->cookie, response.cookie);
     slot->cookie_len = response.cookie.len;
+    slot->fips = response.fips != 0;
     return CKR_OK;
 }
 

@@ -182,6 +182,7 @@ enum wire_result wire_get_hello_response(struct wire_reader *reader, struct wire
     WIRE_TRY(wire_get_bytes(reader, &out->hsm_id));
     WIRE_TRY(wire_get_bytes(reader, &out->cluster_id));
     WIRE_TRY(wire_get_u64(reader, &out->partition_id));
+    WIRE_TRY(wire_get_u8(reader, &out->fips));
     return wire_get_end(reader);
 }
 
@@ -193,7 +194,8 @@ enum wire_result wire_put_hello_response(struct wire_writer *writer, const struc
         (result = wire_put_bytes(writer, &in->cookie)) == WIRE_OK &&
         (result = wire_put_bytes(writer, &in->hsm_id)) == WIRE_OK &&
         (result = wire_put_bytes(writer, &in->cluster_id)) == WIRE_OK &&
-        (result = wire_put_u64(writer, in->partition_id)) == WIRE_OK);
+        (result = wire_put_u64(writer, in->partition_id)) == WIRE_OK &&
+        (result = wire_put_u8(writer, in->fips)) == WIRE_OK);
     if (result != WIRE_OK) {
         writer->len = start;
     }
@@ -322,6 +324,9 @@ enum wire_result wire_get_hsm_info_response(struct wire_reader *reader, struct w
     WIRE_TRY(wire_get_u64(reader, &out->vault_objects));
     WIRE_TRY(wire_get_u64(reader, &out->vault_pending));
     WIRE_TRY(wire_get_u64(reader, &out->pid));
+    WIRE_TRY(wire_get_bytes(reader, &out->mode));
+    WIRE_TRY(wire_get_bytes(reader, &out->model));
+    WIRE_TRY(wire_get_u8(reader, &out->limited_write));
     return wire_get_end(reader);
 }
 
@@ -341,7 +346,10 @@ enum wire_result wire_put_hsm_info_response(struct wire_writer *writer, const st
         (result = wire_put_u64(writer, in->sessions)) == WIRE_OK &&
         (result = wire_put_u64(writer, in->vault_objects)) == WIRE_OK &&
         (result = wire_put_u64(writer, in->vault_pending)) == WIRE_OK &&
-        (result = wire_put_u64(writer, in->pid)) == WIRE_OK);
+        (result = wire_put_u64(writer, in->pid)) == WIRE_OK &&
+        (result = wire_put_bytes(writer, &in->mode)) == WIRE_OK &&
+        (result = wire_put_bytes(writer, &in->model)) == WIRE_OK &&
+        (result = wire_put_u8(writer, in->limited_write)) == WIRE_OK);
     if (result != WIRE_OK) {
         writer->len = start;
     }
@@ -1864,6 +1872,185 @@ enum wire_result wire_put_key_users_response(struct wire_writer *writer, const s
     return result;
 }
 
+enum wire_result wire_get_certificates_request(struct wire_reader *reader, struct wire_certificates_request *out)
+{
+    out->empty = 0;
+    return wire_get_end(reader);
+}
+
+enum wire_result wire_put_certificates_request(struct wire_writer *writer, const struct wire_certificates_request *in)
+{
+    (void)writer;
+    (void)in;
+    return WIRE_OK;
+}
+
+enum wire_result wire_get_certificates_response(struct wire_reader *reader, struct wire_certificates_response *out)
+{
+    WIRE_TRY(wire_get_bytes(reader, &out->csr));
+    WIRE_TRY(wire_get_bytes(reader, &out->hsm));
+    WIRE_TRY(wire_get_bytes(reader, &out->aws_hardware));
+    WIRE_TRY(wire_get_bytes(reader, &out->manufacturer_hardware));
+    WIRE_TRY(wire_get_bytes(reader, &out->cluster));
+    WIRE_TRY(wire_get_bytes(reader, &out->trust_anchor));
+    return wire_get_end(reader);
+}
+
+enum wire_result wire_put_certificates_response(struct wire_writer *writer,
+                                                const struct wire_certificates_response *in)
+{
+    size_t start = writer->len;
+    enum wire_result result = WIRE_OK;
+    (void)((result = wire_put_bytes(writer, &in->csr)) == WIRE_OK &&
+        (result = wire_put_bytes(writer, &in->hsm)) == WIRE_OK &&
+        (result = wire_put_bytes(writer, &in->aws_hardware)) == WIRE_OK &&
+        (result = wire_put_bytes(writer, &in->manufacturer_hardware)) == WIRE_OK &&
+        (result = wire_put_bytes(writer, &in->cluster)) == WIRE_OK &&
+        (result = wire_put_bytes(writer, &in->trust_anchor)) == WIRE_OK);
+    if (result != WIRE_OK) {
+        writer->len = start;
+    }
+    return result;
+}
+
+enum wire_result wire_get_initialize_request(struct wire_reader *reader, struct wire_initialize_request *out)
+{
+    WIRE_TRY(wire_get_bytes(reader, &out->signed_certificate));
+    WIRE_TRY(wire_get_bytes(reader, &out->trust_anchor));
+    return wire_get_end(reader);
+}
+
+enum wire_result wire_put_initialize_request(struct wire_writer *writer, const struct wire_initialize_request *in)
+{
+    size_t start = writer->len;
+    enum wire_result result = WIRE_OK;
+    (void)((result = wire_put_bytes(writer, &in->signed_certificate)) == WIRE_OK &&
+        (result = wire_put_bytes(writer, &in->trust_anchor)) == WIRE_OK);
+    if (result != WIRE_OK) {
+        writer->len = start;
+    }
+    return result;
+}
+
+enum wire_result wire_get_initialize_response(struct wire_reader *reader, struct wire_initialize_response *out)
+{
+    out->empty = 0;
+    return wire_get_end(reader);
+}
+
+enum wire_result wire_put_initialize_response(struct wire_writer *writer, const struct wire_initialize_response *in)
+{
+    (void)writer;
+    (void)in;
+    return WIRE_OK;
+}
+
+enum wire_result wire_get_limited_write_request(struct wire_reader *reader, struct wire_limited_write_request *out)
+{
+    WIRE_TRY(wire_get_u8(reader, &out->on));
+    return wire_get_end(reader);
+}
+
+enum wire_result wire_put_limited_write_request(struct wire_writer *writer,
+                                                const struct wire_limited_write_request *in)
+{
+    size_t start = writer->len;
+    enum wire_result result = WIRE_OK;
+    (void)((result = wire_put_u8(writer, in->on)) == WIRE_OK);
+    if (result != WIRE_OK) {
+        writer->len = start;
+    }
+    return result;
+}
+
+enum wire_result wire_get_limited_write_response(struct wire_reader *reader, struct wire_limited_write_response *out)
+{
+    out->empty = 0;
+    return wire_get_end(reader);
+}
+
+enum wire_result wire_put_limited_write_response(struct wire_writer *writer,
+                                                 const struct wire_limited_write_response *in)
+{
+    (void)writer;
+    (void)in;
+    return WIRE_OK;
+}
+
+enum wire_result wire_get_backup_request(struct wire_reader *reader, struct wire_backup_request *out)
+{
+    WIRE_TRY(wire_get_bytes(reader, &out->image_id));
+    WIRE_TRY(wire_get_bytes(reader, &out->region));
+    WIRE_TRY(wire_get_bytes(reader, &out->certificate));
+    return wire_get_end(reader);
+}
+
+enum wire_result wire_put_backup_request(struct wire_writer *writer, const struct wire_backup_request *in)
+{
+    size_t start = writer->len;
+    enum wire_result result = WIRE_OK;
+    (void)((result = wire_put_bytes(writer, &in->image_id)) == WIRE_OK &&
+        (result = wire_put_bytes(writer, &in->region)) == WIRE_OK &&
+        (result = wire_put_bytes(writer, &in->certificate)) == WIRE_OK);
+    if (result != WIRE_OK) {
+        writer->len = start;
+    }
+    return result;
+}
+
+enum wire_result wire_get_backup_response(struct wire_reader *reader, struct wire_backup_response *out)
+{
+    WIRE_TRY(wire_get_u64(reader, &out->version));
+    WIRE_TRY(wire_get_u64(reader, &out->size));
+    WIRE_TRY(wire_get_bytes(reader, &out->digest));
+    return wire_get_end(reader);
+}
+
+enum wire_result wire_put_backup_response(struct wire_writer *writer, const struct wire_backup_response *in)
+{
+    size_t start = writer->len;
+    enum wire_result result = WIRE_OK;
+    (void)((result = wire_put_u64(writer, in->version)) == WIRE_OK &&
+        (result = wire_put_u64(writer, in->size)) == WIRE_OK &&
+        (result = wire_put_bytes(writer, &in->digest)) == WIRE_OK);
+    if (result != WIRE_OK) {
+        writer->len = start;
+    }
+    return result;
+}
+
+enum wire_result wire_get_remove_member_request(struct wire_reader *reader, struct wire_remove_member_request *out)
+{
+    WIRE_TRY(wire_get_bytes(reader, &out->hsm_id));
+    return wire_get_end(reader);
+}
+
+enum wire_result wire_put_remove_member_request(struct wire_writer *writer,
+                                                const struct wire_remove_member_request *in)
+{
+    size_t start = writer->len;
+    enum wire_result result = WIRE_OK;
+    (void)((result = wire_put_bytes(writer, &in->hsm_id)) == WIRE_OK);
+    if (result != WIRE_OK) {
+        writer->len = start;
+    }
+    return result;
+}
+
+enum wire_result wire_get_remove_member_response(struct wire_reader *reader, struct wire_remove_member_response *out)
+{
+    out->empty = 0;
+    return wire_get_end(reader);
+}
+
+enum wire_result wire_put_remove_member_response(struct wire_writer *writer,
+                                                 const struct wire_remove_member_response *in)
+{
+    (void)writer;
+    (void)in;
+    return WIRE_OK;
+}
+
 enum wire_result wire_get_peer_hello_request(struct wire_reader *reader, struct wire_peer_hello_request *out)
 {
     WIRE_TRY(wire_get_bytes(reader, &out->hsm_id));
@@ -2031,13 +2218,13 @@ enum wire_result wire_put_join_response(struct wire_writer *writer, const struct
 }
 
 static const uint8_t hello_request_fields[] = {WIRE_FIELD_U32, WIRE_FIELD_U8, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_END};
-static const uint8_t hello_response_fields[] = {WIRE_FIELD_U64, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_U64, WIRE_FIELD_END};
+static const uint8_t hello_response_fields[] = {WIRE_FIELD_U64, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_U64, WIRE_FIELD_U8, WIRE_FIELD_END};
 static const uint8_t ping_request_fields[] = {WIRE_FIELD_END};
 static const uint8_t ping_response_fields[] = {WIRE_FIELD_END};
 static const uint8_t token_info_request_fields[] = {WIRE_FIELD_END};
 static const uint8_t token_info_response_fields[] = {WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U8, WIRE_FIELD_U8, WIRE_FIELD_U8, WIRE_FIELD_U8, WIRE_FIELD_BYTES, WIRE_FIELD_END};
 static const uint8_t hsm_info_request_fields[] = {WIRE_FIELD_END};
-static const uint8_t hsm_info_response_fields[] = {WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_END};
+static const uint8_t hsm_info_response_fields[] = {WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_U8, WIRE_FIELD_END};
 static const uint8_t ring_request_fields[] = {WIRE_FIELD_U32, WIRE_FIELD_END};
 static const uint8_t ring_response_fields[] = {WIRE_FIELD_U32, WIRE_FIELD_U32, WIRE_FIELD_U32, WIRE_FIELD_END};
 static const uint8_t open_sessions_request_fields[] = {WIRE_FIELD_HANDLES, WIRE_FIELD_TYPES, WIRE_FIELD_END};
@@ -2122,6 +2309,16 @@ static const uint8_t key_unshare_request_fields[] = {WIRE_FIELD_U64, WIRE_FIELD_
 static const uint8_t key_unshare_response_fields[] = {WIRE_FIELD_END};
 static const uint8_t key_users_request_fields[] = {WIRE_FIELD_U64, WIRE_FIELD_END};
 static const uint8_t key_users_response_fields[] = {WIRE_FIELD_BYTES, WIRE_FIELD_STRINGS, WIRE_FIELD_END};
+static const uint8_t certificates_request_fields[] = {WIRE_FIELD_END};
+static const uint8_t certificates_response_fields[] = {WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_END};
+static const uint8_t initialize_request_fields[] = {WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_END};
+static const uint8_t initialize_response_fields[] = {WIRE_FIELD_END};
+static const uint8_t limited_write_request_fields[] = {WIRE_FIELD_U8, WIRE_FIELD_END};
+static const uint8_t limited_write_response_fields[] = {WIRE_FIELD_END};
+static const uint8_t backup_request_fields[] = {WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_END};
+static const uint8_t backup_response_fields[] = {WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_BYTES, WIRE_FIELD_END};
+static const uint8_t remove_member_request_fields[] = {WIRE_FIELD_BYTES, WIRE_FIELD_END};
+static const uint8_t remove_member_response_fields[] = {WIRE_FIELD_END};
 static const uint8_t peer_hello_request_fields[] = {WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_END};
 static const uint8_t peer_hello_response_fields[] = {WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_END};
 static const uint8_t peer_prove_request_fields[] = {WIRE_FIELD_BYTES, WIRE_FIELD_END};
@@ -2226,6 +2423,16 @@ const struct wire_op_info wire_ops[] = {
      key_unshare_request_fields, key_unshare_response_fields},
     {WIRE_OP_KEY_USERS, "KEY_USERS", WIRE_PATH_FIRMWARE, WIRE_ACCESS_USER,
      key_users_request_fields, key_users_response_fields},
+    {WIRE_OP_CERTIFICATES, "CERTIFICATES", WIRE_PATH_FIRMWARE, WIRE_ACCESS_NONE,
+     certificates_request_fields, certificates_response_fields},
+    {WIRE_OP_INITIALIZE, "INITIALIZE", WIRE_PATH_FIRMWARE, WIRE_ACCESS_NONE,
+     initialize_request_fields, initialize_response_fields},
+    {WIRE_OP_LIMITED_WRITE, "LIMITED_WRITE", WIRE_PATH_FIRMWARE, WIRE_ACCESS_NONE,
+     limited_write_request_fields, limited_write_response_fields},
+    {WIRE_OP_BACKUP, "BACKUP", WIRE_PATH_FIRMWARE, WIRE_ACCESS_NONE,
+     backup_request_fields, backup_response_fields},
+    {WIRE_OP_REMOVE_MEMBER, "REMOVE_MEMBER", WIRE_PATH_FIRMWARE, WIRE_ACCESS_NONE,
+     remove_member_request_fields, remove_member_response_fields},
     {WIRE_OP_PEER_HELLO, "PEER_HELLO", WIRE_PATH_FIRMWARE, WIRE_ACCESS_OPEN,
      peer_hello_request_fields, peer_hello_response_fields},
     {WIRE_OP_PEER_PROVE, "PEER_PROVE", WIRE_PATH_FIRMWARE, WIRE_ACCESS_OPEN,

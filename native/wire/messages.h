@@ -160,6 +160,11 @@ enum wire_op {
     WIRE_OP_KEY_SHARE = 0x0220,
     WIRE_OP_KEY_UNSHARE = 0x0221,
     WIRE_OP_KEY_USERS = 0x0222,
+    WIRE_OP_CERTIFICATES = 0x0230,
+    WIRE_OP_INITIALIZE = 0x0231,
+    WIRE_OP_LIMITED_WRITE = 0x0232,
+    WIRE_OP_BACKUP = 0x0233,
+    WIRE_OP_REMOVE_MEMBER = 0x0234,
     WIRE_OP_PEER_HELLO = 0x0300,
     WIRE_OP_PEER_PROVE = 0x0301,
     WIRE_OP_PEER_SYNC = 0x0302,
@@ -180,6 +185,7 @@ struct wire_hello_response {
     struct wire_bytes hsm_id;
     struct wire_bytes cluster_id;
     uint64_t partition_id;
+    uint8_t fips;
 };
 struct wire_ping_request {
     char empty; /* C has no empty structs; not sent */
@@ -229,6 +235,9 @@ struct wire_hsm_info_response {
     uint64_t vault_objects;
     uint64_t vault_pending;
     uint64_t pid;
+    struct wire_bytes mode;
+    struct wire_bytes model;
+    uint8_t limited_write;
 };
 struct wire_ring_request {
     uint32_t slots;
@@ -546,6 +555,46 @@ struct wire_key_users_request {
 struct wire_key_users_response {
     struct wire_bytes owner;
     struct wire_strings shared;
+};
+struct wire_certificates_request {
+    char empty; /* C has no empty structs; not sent */
+};
+struct wire_certificates_response {
+    struct wire_bytes csr;
+    struct wire_bytes hsm;
+    struct wire_bytes aws_hardware;
+    struct wire_bytes manufacturer_hardware;
+    struct wire_bytes cluster;
+    struct wire_bytes trust_anchor;
+};
+struct wire_initialize_request {
+    struct wire_bytes signed_certificate;
+    struct wire_bytes trust_anchor;
+};
+struct wire_initialize_response {
+    char empty; /* C has no empty structs; not sent */
+};
+struct wire_limited_write_request {
+    uint8_t on;
+};
+struct wire_limited_write_response {
+    char empty; /* C has no empty structs; not sent */
+};
+struct wire_backup_request {
+    struct wire_bytes image_id;
+    struct wire_bytes region;
+    struct wire_bytes certificate;
+};
+struct wire_backup_response {
+    uint64_t version;
+    uint64_t size;
+    struct wire_bytes digest;
+};
+struct wire_remove_member_request {
+    struct wire_bytes hsm_id;
+};
+struct wire_remove_member_response {
+    char empty; /* C has no empty structs; not sent */
 };
 struct wire_peer_hello_request {
     struct wire_bytes hsm_id;
@@ -884,6 +933,41 @@ WIRE_MUST enum wire_result wire_put_key_users_request(struct wire_writer *writer
 WIRE_MUST enum wire_result wire_get_key_users_response(struct wire_reader *reader, struct wire_key_users_response *out);
 WIRE_MUST enum wire_result wire_put_key_users_response(struct wire_writer *writer,
                                                        const struct wire_key_users_response *in);
+WIRE_MUST enum wire_result wire_get_certificates_request(struct wire_reader *reader,
+                                                         struct wire_certificates_request *out);
+WIRE_MUST enum wire_result wire_put_certificates_request(struct wire_writer *writer,
+                                                         const struct wire_certificates_request *in);
+WIRE_MUST enum wire_result wire_get_certificates_response(struct wire_reader *reader,
+                                                          struct wire_certificates_response *out);
+WIRE_MUST enum wire_result wire_put_certificates_response(struct wire_writer *writer,
+                                                          const struct wire_certificates_response *in);
+WIRE_MUST enum wire_result wire_get_initialize_request(struct wire_reader *reader, struct wire_initialize_request *out);
+WIRE_MUST enum wire_result wire_put_initialize_request(struct wire_writer *writer,
+                                                       const struct wire_initialize_request *in);
+WIRE_MUST enum wire_result wire_get_initialize_response(struct wire_reader *reader,
+                                                        struct wire_initialize_response *out);
+WIRE_MUST enum wire_result wire_put_initialize_response(struct wire_writer *writer,
+                                                        const struct wire_initialize_response *in);
+WIRE_MUST enum wire_result wire_get_limited_write_request(struct wire_reader *reader,
+                                                          struct wire_limited_write_request *out);
+WIRE_MUST enum wire_result wire_put_limited_write_request(struct wire_writer *writer,
+                                                          const struct wire_limited_write_request *in);
+WIRE_MUST enum wire_result wire_get_limited_write_response(struct wire_reader *reader,
+                                                           struct wire_limited_write_response *out);
+WIRE_MUST enum wire_result wire_put_limited_write_response(struct wire_writer *writer,
+                                                           const struct wire_limited_write_response *in);
+WIRE_MUST enum wire_result wire_get_backup_request(struct wire_reader *reader, struct wire_backup_request *out);
+WIRE_MUST enum wire_result wire_put_backup_request(struct wire_writer *writer, const struct wire_backup_request *in);
+WIRE_MUST enum wire_result wire_get_backup_response(struct wire_reader *reader, struct wire_backup_response *out);
+WIRE_MUST enum wire_result wire_put_backup_response(struct wire_writer *writer, const struct wire_backup_response *in);
+WIRE_MUST enum wire_result wire_get_remove_member_request(struct wire_reader *reader,
+                                                          struct wire_remove_member_request *out);
+WIRE_MUST enum wire_result wire_put_remove_member_request(struct wire_writer *writer,
+                                                          const struct wire_remove_member_request *in);
+WIRE_MUST enum wire_result wire_get_remove_member_response(struct wire_reader *reader,
+                                                           struct wire_remove_member_response *out);
+WIRE_MUST enum wire_result wire_put_remove_member_response(struct wire_writer *writer,
+                                                           const struct wire_remove_member_response *in);
 WIRE_MUST enum wire_result wire_get_peer_hello_request(struct wire_reader *reader, struct wire_peer_hello_request *out);
 WIRE_MUST enum wire_result wire_put_peer_hello_request(struct wire_writer *writer,
                                                        const struct wire_peer_hello_request *in);
@@ -963,6 +1047,11 @@ WIRE_MUST enum wire_result wire_put_join_response(struct wire_writer *writer, co
     X(KEY_SHARE, key_share) \
     X(KEY_UNSHARE, key_unshare) \
     X(KEY_USERS, key_users) \
+    X(CERTIFICATES, certificates) \
+    X(INITIALIZE, initialize) \
+    X(LIMITED_WRITE, limited_write) \
+    X(BACKUP, backup) \
+    X(REMOVE_MEMBER, remove_member) \
     X(PEER_HELLO, peer_hello) \
     X(PEER_PROVE, peer_prove) \
     X(PEER_SYNC, peer_sync) \

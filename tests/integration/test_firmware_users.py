@@ -68,7 +68,7 @@ def test_before_activation_nobody_logs_in(engine: str) -> None:
         fresh.home.mkdir()
         try:
             new = fresh.add()
-            assert new.info().state == b"INITIALIZED"
+            assert new.info().state == b"UNINITIALIZED"
             with new.client() as client, refused(CKR.USER_PIN_NOT_INITIALIZED):
                 client.login("admin", ADMIN, CKU.SO)
         finally:

@@ -19,8 +19,9 @@ import pytest
 from support.mortal import ARMED
 
 from hsmsim.errors import CkrError
+from hsmsim.fleet import customer
 from hsmsim.hsm import messages as m
-from hsmsim.hsm import roots
+from hsmsim.hsm.roots.authority import manufacture
 from hsmsim.hsm.client import HsmClient
 from hsmsim.hsm.cryptoki import CKA, CKF, CKK, CKM, CKO, CKR, CKU
 from hsmsim.hsm.wire import Attr
@@ -307,6 +308,8 @@ class Cluster:
     home: Path
     engine: str = "fast"
     check: bool = False
+    mode: str = "NON_FIPS"
+    model: str = "hsm2m.medium"
     program: tuple[str, ...] = PROGRAM
     hsms: list[Hsm] = field(default_factory=list)
 
@@ -316,7 +319,7 @@ class Cluster:
 
     def add(self) -> Hsm:
         hsm_id = f"hsm-{'abcdefg'[len(self.hsms)] * 11}"
-        roots.manufacture(self.home, hsm_id)
+        manufacture(self.home, hsm_id)
         config = {
             "hsm_id": hsm_id,
             "cluster_id": CLUSTER,
@@ -326,14 +329,23 @@ class Cluster:
             "engine": self.engine,
             "softhsm_library": SOFTHSM,
             "availability_check": self.check,
-            "model": "hsm2m.medium",
+            "model": self.model,
             "workers": 0,
+            "mode": self.mode,
+            "images": str(self.home / "images"),
         }
         hsm = Hsm(self.home, hsm_id, config, self.program)
         self.hsms.append(hsm)
         return hsm.start()
 
+    def initialize(self) -> None:
+        """What the customer does, with a root of this test's own."""
+        with HsmClient(self.hsms[0].socket) as client:
+            csr = client.call(m.CertificatesRequest()).csr
+            client.call(m.InitializeRequest(*customer.sign(self.home / "customer", csr)))
+
     def activate(self) -> None:
+        self.initialize()
         with self.hsms[0].client() as client:
             client.call(m.ActivateRequest(ADMIN.encode()))
             client.admin()
@@ -343,11 +355,17 @@ class Cluster:
 
 @contextmanager
 def cluster(
-    *, hsms: int = 1, engine: str = "fast", check: bool = False, program: tuple[str, ...] = PROGRAM
+    *,
+    hsms: int = 1,
+    engine: str = "fast",
+    check: bool = False,
+    mode: str = "NON_FIPS",
+    program: tuple[str, ...] = PROGRAM,
 ) -> Iterator[Cluster]:
     """An active cluster, gone at the end."""
     home = Path(tempfile.mkdtemp(prefix="hsmsim-firmware-"))
-    made = Cluster(home, engine, check, program)
+    made = Cluster(home, engine, check, mode, program=program)
+    (home / "images").mkdir(mode=0o700)
     try:
         for _ in range(hsms):
             made.add()

@@ -22,10 +22,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from hsmsim.errors import CkrError
-from hsmsim.hsm import membership, roots
+from hsmsim.hsm import membership
 from hsmsim.hsm.cryptoki import CKR
 from hsmsim.hsm.messages import HelloResponse, Op
 from hsmsim.hsm.peers import Links
+from hsmsim.hsm.roots import devices
+from hsmsim.hsm.roots.authority import manufacture
 from hsmsim.hsm.wire import RESPONSE, Header
 
 if TYPE_CHECKING:
@@ -47,7 +49,7 @@ class PythonEngine:
         return hmac.new(derived, data, hashlib.sha256).digest()
 
     def device_load(self, path: str) -> None:
-        self._device = HKDF(hashes.SHA256(), 32, None, roots.DEVICE_INFO).derive(Path(path).read_bytes())
+        self._device = HKDF(hashes.SHA256(), 32, None, devices.DEVICE_INFO).derive(Path(path).read_bytes())
 
     def device_public(self) -> bytes:
         return X25519PrivateKey.from_private_bytes(self._device).public_key().public_bytes_raw()
@@ -99,7 +101,7 @@ class PythonHsm:
         self.engine = PythonEngine()
         self.place = membership.Place(url, CLUSTER, hsm_id, str(home / f"{hsm_id}.sock"), home / "hsms" / hsm_id)
         if not self.place.folder.exists():
-            roots.manufacture(home, hsm_id)
+            manufacture(home, hsm_id)
         self.replica: Replica = membership.bootstrap(self.engine, self.place)
         self.links = Links(self.replica, self.engine, self.place.folder)
         self.paused = threading.Event()
@@ -135,7 +137,7 @@ class PythonHsm:
 
     def _answer(self, request: Request) -> tuple[int, bytes]:
         if request.op == Op.HELLO:
-            return 0, HelloResponse(request.client, b"", self.place.hsm_id.encode(), CLUSTER.encode(), 1).encode()
+            return 0, HelloResponse(request.client, b"", self.place.hsm_id.encode(), CLUSTER.encode(), 1, 0).encode()
         if request.op in {Op.PEER_BEAT, Op.PEER_SYNC} and request.client not in self.engine.peers:
             return CKR.USER_NOT_LOGGED_IN, b""
         try:

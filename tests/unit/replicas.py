@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING
 
 from hsmsim.clock import ManualClock
 from hsmsim.cluster.founding import found
-from hsmsim.cluster.model import INITIALIZED, ClusterRow, MemberRow, ObjectRow, PartitionRow, ShareRow, UserRow, new_key
+from hsmsim.cluster.model import (
+    INITIALIZED,
+    ClusterRow,
+    IdentityRow,
+    MemberRow,
+    ObjectRow,
+    PartitionRow,
+    ShareRow,
+    UserRow,
+    new_key,
+)
 from hsmsim.cluster.replica import Replica
 from hsmsim.storage.database import Database
 from hsmsim.storage.migrate import migrate
@@ -36,6 +46,7 @@ class HmacKeyring:
 
 def first_rows() -> list[Row]:
     return [
+        IdentityRow(1, "FIPS", certificate=b"certificate", trust_anchor=b"root"),
         PartitionRow(1, ""),
         UserRow(ADMIN, 1, "admin", 1, b"", b"", 0),
         UserRow(ALICE, 1, "Alice", 2, b"salt", b"hash", 1),

@@ -19,9 +19,9 @@ LAYERS = [
     {"authz", "fleet"},
     {"hsm", "cluster"},
     {"crypto", "storage"},
-    {"clock", "ids", "errors", "config", "faults", "__init__"},
+    {"clock", "frames", "ids", "errors", "config", "faults", "__init__"},
 ]
-BESIDE = {("hsm", "cluster"), ("demo", "bench"), ("config", "errors")}
+BESIDE = {("hsm", "cluster"), ("demo", "bench"), ("config", "errors"), ("frames", "errors"), ("clock", "errors")}
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 C_MAY_INCLUDE = {

@@ -12,7 +12,7 @@ from unit.hsms import CLUSTER, PythonEngine, PythonHsm
 from unit.replicas import new_object, run_sql
 
 from hsmsim.errors import CkrError, HsmsimError
-from hsmsim.hsm import membership, roots
+from hsmsim.hsm import membership
 from hsmsim.hsm.link import VERSION, Link
 from hsmsim.hsm.messages import (
     HelloRequest,
@@ -25,6 +25,8 @@ from hsmsim.hsm.messages import (
     PeerProveRequest,
     PeerProveResponse,
 )
+from hsmsim.hsm.roots import devices
+from hsmsim.hsm.roots.authority import manufacture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -66,7 +68,7 @@ def serves(hsm: PythonHsm) -> bool:
 
 def test_the_first_hsm_makes_the_cluster_and_serves_alone(cluster: Cluster) -> None:
     (one,) = cluster.start(A)
-    assert one.replica.cluster.state == "INITIALIZED"
+    assert one.replica.cluster.state == "UNINITIALIZED"
     assert [(user.name, user.role, user.password_hash) for user in one.replica.users.values()] == [
         ("admin", 1, b""),
         ("app_user", 3, b""),
@@ -95,7 +97,7 @@ def test_another_joins_gets_the_masking_key_and_is_heard(cluster: Cluster) -> No
 
 def test_hsms_that_start_together_make_one_masking_key(cluster: Cluster) -> None:
     for hsm_id in (A, B, C):
-        roots.manufacture(cluster.home, hsm_id)
+        manufacture(cluster.home, hsm_id)
     with ThreadPoolExecutor(3) as pool:
         hsms = [hsm for started in pool.map(cluster.start, (A, B, C)) for hsm in started]
     assert len({hsm.engine.mac("row", b"x") for hsm in hsms}) == 1
@@ -187,7 +189,7 @@ def test_a_device_of_another_manufacturer_is_not_let_in(
 ) -> None:
     (one,) = cluster.start(A)
     elsewhere = tmp_path / "elsewhere"
-    roots.manufacture(elsewhere, B)
+    manufacture(elsewhere, B)
     monkeypatch.setattr(membership, "JOIN_SECONDS", 1.2)
     place = membership.Place(cluster.url, CLUSTER, B, str(tmp_path / "b.sock"), elsewhere / "hsms" / B)
     with pytest.raises(HsmsimError, match="gave hsm-bbbbbbbbbbb the masking key"):
@@ -218,13 +220,14 @@ def test_an_hsm_whose_socket_moved_is_found(cluster: Cluster, tmp_path: Path) ->
 
 
 def test_a_seed_is_made_once_and_private(tmp_path: Path) -> None:
-    folder = roots.manufacture(tmp_path, A)
+    folder = manufacture(tmp_path, A)
     assert {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()} == {
         "seed": 0o600, "device.crt": 0o600, "manufacturer.crt": 0o600,
+        "aws_hardware.crt": 0o600, "manufacturer_hardware.crt": 0o600,
     }  # fmt: skip
     assert len((folder / "seed").read_bytes()) == 32
     with pytest.raises(HsmsimError, match="is an HSM already"):
-        roots.manufacture(tmp_path, A)
-    other = roots.manufacture(tmp_path, B)
+        manufacture(tmp_path, A)
+    other = manufacture(tmp_path, B)
     assert (other / "manufacturer.crt").read_bytes() == (folder / "manufacturer.crt").read_bytes()
     assert (other / "seed").read_bytes() != (folder / "seed").read_bytes()

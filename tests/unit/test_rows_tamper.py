@@ -20,7 +20,14 @@ if TYPE_CHECKING:
 
     from hsmsim.cluster.replica import Replica
 
-VICTIM = {"partitions": "id = 1", "users": "id = 18", "objects": "handle = 20", "shares": "handle = 20", "members": "1"}
+VICTIM = {
+    "identity": "id = 1",
+    "partitions": "id = 1",
+    "users": "id = 18",
+    "objects": "handle = 20",
+    "shares": "handle = 20",
+    "members": "1",
+}
 COLUMNS = [(kind.name, column.name) for kind in REPLICATED for column in kind.table.columns]
 # Values of every storage class, for a column of any: SQLite takes them all.
 WRONG: list[Any] = [7, -1, 2**62, 0.5, "", "x", b"", b"x", bytes(32), "\udcff"]
@@ -50,7 +57,9 @@ def change(path: Path, table: str, column: str, wrong: object) -> bool:
 
 @pytest.mark.parametrize(("table", "column"), COLUMNS)
 def test_a_changed_column_is_refused_at_a_start(url: str, tmp_path: Path, table: str, column: str) -> None:
-    victim = {"partitions": 1, "users": ALICE, "objects": 20, "shares": (20, BOB), "members": HSM_A}[table]
+    victim = {"identity": 1, "partitions": 1, "users": ALICE, "objects": 20, "shares": (20, BOB), "members": HSM_A}[
+        table
+    ]
     expected = served(open_replica(url))
     del expected[table][victim]
     path = tmp_path / "changed.db"

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hsmsim.errors import CkrError
-from hsmsim.hsm.cryptoki import CKK, CKR
+from hsmsim.hsm.cryptoki import CKA, CKF, CKK, CKM, CKR, MECHANISMS
 from hsmsim.hsm.engine import Material
 from hsmsim.hsm.firmware import rights, values
 
 if TYPE_CHECKING:
     from hsmsim.cluster.model import ObjectRow
-    from hsmsim.hsm.cryptoki import CKA
     from hsmsim.hsm.firmware.state import Client, State
     from hsmsim.hsm.firmware.values import Attributes
+
+_FUNCTIONS: Final = {CKA.SIGN: CKF.SIGN, CKA.VERIFY: CKF.VERIFY, CKA.ENCRYPT: CKF.ENCRYPT, CKA.DECRYPT: CKF.DECRYPT}
 
 
 def who(client: Client) -> rights.Who:
@@ -73,4 +74,7 @@ def usable(state: State, client: Client, session: int, handle: int, usage: CKA, 
     refused = rights.why_not(who(client), found, usage, mechanism)
     if refused is not None or found is None:
         raise CkrError(refused or CKR.KEY_HANDLE_INVALID, "this key is not for this user, or not for this use")
+    info = MECHANISMS.get(CKM(mechanism))
+    if state.fips and info is not None and info.fips_forbids & _FUNCTIONS[usage]:
+        raise CkrError(CKR.MECHANISM_INVALID, "the mechanism does not do this in FIPS mode")
     return found.row

@@ -28,6 +28,8 @@ def may_create(state: State, client: Client, session: int, given: Attributes, *,
     Return the user: the owner, whoever is logged in when the object is there.
     """
     writable = client.session(session)
+    if state.fips and given.get(CKA.KEY_TYPE) == CKK.EC_EDWARDS:
+        raise CkrError(CKR.ATTRIBUTE_VALUE_INVALID, "there are no Ed25519 keys in FIPS mode")
     with client.lock:
         if not client.crypto_user:
             raise CkrError(CKR.USER_NOT_LOGGED_IN, "objects are made by a crypto user: log in with user:password")
@@ -37,6 +39,7 @@ def may_create(state: State, client: Client, session: int, given: Attributes, *,
     if not writable:
         raise CkrError(CKR.SESSION_READ_ONLY, "a token object needs a read/write session")
     state.require_serving()
+    state.require_unlimited()
     if key and state.wants_two(client) and state.links.live() < 2:  # noqa: PLR2004 - two HSMs
         raise CkrError(
             CKR.FUNCTION_FAILED,
@@ -121,7 +124,9 @@ def _bear_token_objects(
         return [birth.row(client.partition, owner, new_key(version, at)) for at, birth in births.items()]
 
     labels = b", ".join(bytes(birth.attributes.get(CKA.LABEL, b"")) for birth in births.values())
-    version = state.replica.write(build, state.entry(client, opcode, 0, labels.decode("utf-8", "replace")[:200]))
+    version = state.replica.write(
+        state.unlimited(build), state.entry(client, opcode, 0, labels.decode("utf-8", "replace")[:200])
+    )
     handles = {at: new_key(version, at) for at in births}
     _replicate(state, client, version, list(handles.values()))
     return handles
@@ -141,12 +146,15 @@ def _replicate(state: State, client: Client, version: int, handles: list[int]) -
     if not state.wants_two(client):
         state.links.announce(version)
     elif not state.links.announce(version, "one"):
-        bury(state, client, handles, "lost its second HSM")
+        bury(state, client, handles, "lost its second HSM", always=True)
         raise CkrError(CKR.DEVICE_ERROR, "the second HSM was lost while the key was made; nothing is left of it")
 
 
-def bury(state: State, client: Client, handles: list[int], detail: str) -> None:
-    """Tombstones for token objects and their shares; when this returns no HSM uses them."""
+def bury(state: State, client: Client, handles: list[int], detail: str, *, always: bool = False) -> None:
+    """Tombstones for token objects and their shares; when this returns no HSM uses them.
+
+    always: in limited-write mode too, for keys that were never acknowledged.
+    """
 
     def build(_version: int) -> list[Row]:
         rows: list[Row] = []
@@ -160,7 +168,8 @@ def bury(state: State, client: Client, handles: list[int], detail: str) -> None:
             raise CkrError(CKR.OBJECT_HANDLE_INVALID, "the object is gone")
         return rows
 
-    state.revoke(build, state.entry(client, "DESTROY_OBJECT", handles[0], detail))
+    revoke = state.revoke_always if always else state.revoke
+    revoke(build, state.entry(client, "DESTROY_OBJECT", handles[0], detail))
 
 
 def key_attributes(state: State, material: Material) -> Attributes:

@@ -42,7 +42,7 @@ def hello(state: State, request: Request) -> HelloResponse:
     client = state.client(request.client) if message.cookie else _new_client(state, request, message)
     cookie = state.engine.client_cookie(client.id)
     ids = (state.settings.hsm_id.encode(), state.settings.cluster_id.encode())
-    return HelloResponse(client.id, cookie, *ids, client.partition)
+    return HelloResponse(client.id, cookie, *ids, client.partition, int(state.fips))
 
 
 def _new_client(state: State, request: Request, message: HelloRequest) -> Client:
@@ -189,4 +189,7 @@ def hsm_info(state: State, _request: Request) -> HsmInfoResponse:
         vault_objects=state.vault.stored,
         vault_pending=state.vault.pending,
         pid=os.getpid(),
+        mode=state.replica.identity.mode.encode(),
+        model=state.settings.model.encode(),
+        limited_write=int(state.replica.identity.limited_write),
     )

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from hsmsim.errors import CkrError, StorageError
 from hsmsim.hsm.cryptoki import CKR
 from hsmsim.hsm.engine import CLIENT_GONE
-from hsmsim.hsm.firmware import access, connections, keys, objects, reading, sharing, users
+from hsmsim.hsm.firmware import access, connections, identity, keys, objects, reading, sharing, users
 from hsmsim.hsm.firmware.fair import FairQueue
 from hsmsim.hsm.messages import OPS, Op
 from hsmsim.hsm.wire import WireError
@@ -63,6 +63,16 @@ HANDLERS: Final[dict[int, Handler]] = {
     Op.KEY_UNSHARE: sharing.key_unshare,
     Op.KEY_USERS: sharing.key_users,
 }
+UNBOUND: Final[dict[int, Callable[[State, Request], Message]]] = {
+    Op.HELLO: connections.hello,
+    Op.HSM_INFO: connections.hsm_info,
+    Op.CERTIFICATES: identity.certificates_of,
+    Op.INITIALIZE: identity.initialize,
+    Op.LIMITED_WRITE: identity.limited_write,
+    Op.BACKUP: identity.backup,
+    Op.REMOVE_MEMBER: identity.remove_member,
+}
+"""What is asked before, or without, a HELLO."""
 PEERS: Final = frozenset({Op.PEER_HELLO, Op.PEER_PROVE, Op.PEER_SYNC, Op.PEER_BEAT, Op.JOIN})
 PASSWORDS: Final = frozenset(
     {Op.LOGIN, Op.SET_PASSWORD, Op.ACTIVATE, Op.USER_CREATE, Op.USER_PASSWORD, Op.PARTITION_CREATE}
@@ -154,10 +164,8 @@ def _run(state: State, request: Request) -> None:
     op = request.op
     if op in PEERS:
         state.engine.reply(request.id, CKR.OK, state.links.handle(request, state.engine))
-    elif op == Op.HSM_INFO:
-        state.engine.reply(request.id, CKR.OK, connections.hsm_info(state, request).encode())
-    elif op == Op.HELLO:
-        state.engine.reply(request.id, CKR.OK, connections.hello(state, request).encode())
+    elif op in UNBOUND:
+        state.engine.reply(request.id, CKR.OK, UNBOUND[op](state, request).encode())
     elif request.miss:
         _run_missed(state, request)
     elif op == Op.GET_ATTRIBUTES:

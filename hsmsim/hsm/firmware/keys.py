@@ -46,10 +46,10 @@ HKDF_SALT_KEY: Final = 4
 VALUE_LEN_FREE: Final = 0
 
 
-def mechanism_info(client: Client, mechanism: Mechanism, function: int) -> MechanismInfo:
-    """The table's entry; CKR_MECHANISM_INVALID where this client may not use it for this."""
+def mechanism_info(state: State, client: Client, mechanism: Mechanism, function: int) -> MechanismInfo:
+    """The table's entry; CKR_MECHANISM_INVALID where this client, or the cluster's mode, does not have it for this."""
     info = MECHANISMS.get(CKM(mechanism.type)) if mechanism.type in set(CKM) else None
-    if info is None or not info.available(client.profile) & function:
+    if info is None or not info.available(client.profile, fips=state.fips) & function:
         raise CkrError(CKR.MECHANISM_INVALID, f"mechanism 0x{mechanism.type:X} does not do this")
     return info
 
@@ -73,7 +73,7 @@ def _history(settled: Attributes) -> Attributes:
 def generate_key(state: State, client: Client, request: Request) -> GenerateKeyResponse:
     """C_GenerateKey."""
     message = GenerateKeyRequest.decode(request.payload)
-    mechanism_info(client, message.mechanism, CKF.GENERATE)
+    mechanism_info(state, client, message.mechanism, CKF.GENERATE)
     key_type = SECRET_TYPES[CKM(message.mechanism.type)]
     given = values.parse(message.template)
     object_class, key_type_ = templates.class_and_type(given, default_class=CKO.SECRET_KEY, default_type=key_type)
@@ -112,7 +112,7 @@ def _make_pair(state: State, client: Client, key_type: CKK, given: Attributes) -
 def generate_key_pair(state: State, client: Client, request: Request) -> GenerateKeyPairResponse:
     """C_GenerateKeyPair."""
     message = GenerateKeyPairRequest.decode(request.payload)
-    mechanism_info(client, message.mechanism, CKF.GENERATE_KEY_PAIR)
+    mechanism_info(state, client, message.mechanism, CKF.GENERATE_KEY_PAIR)
     key_type = PAIR_TYPES[CKM(message.mechanism.type)]
     halves = []
     for object_class, template in (
@@ -170,7 +170,7 @@ def wrap_key(state: State, client: Client, request: Request) -> WrapKeyResponse:
     """C_WrapKey."""
     message = WrapKeyRequest.decode(request.payload)
     client.session(request.session)
-    info = mechanism_info(client, message.mechanism, CKF.WRAP)
+    info = mechanism_info(state, client, message.mechanism, CKF.WRAP)
     wrapping = _key_for(
         state, client, message.wrapping_key, CKA.WRAP, CKR.WRAPPING_KEY_HANDLE_INVALID, mechanism=info.type, owner=False
     )
@@ -195,7 +195,7 @@ def wrap_key(state: State, client: Client, request: Request) -> WrapKeyResponse:
 def unwrap_key(state: State, client: Client, request: Request) -> UnwrapKeyResponse:
     """C_UnwrapKey."""
     message = UnwrapKeyRequest.decode(request.payload)
-    info = mechanism_info(client, message.mechanism, CKF.UNWRAP)
+    info = mechanism_info(state, client, message.mechanism, CKF.UNWRAP)
     unwrapping = _key_for(
         state,
         client,
@@ -234,7 +234,7 @@ def unwrap_key(state: State, client: Client, request: Request) -> UnwrapKeyRespo
 def derive_key(state: State, client: Client, request: Request) -> DeriveKeyResponse:
     """C_DeriveKey: the owner of the base key makes another secret key of it."""
     message = DeriveKeyRequest.decode(request.payload)
-    info = mechanism_info(client, message.mechanism, CKF.DERIVE)
+    info = mechanism_info(state, client, message.mechanism, CKF.DERIVE)
     base = _key_for(
         state, client, message.base_key, CKA.DERIVE, CKR.KEY_HANDLE_INVALID, mechanism=info.type, owner=True
     )

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from hsmsim.hsm.firmware.values import Attributes
     from hsmsim.hsm.wire import Template
 
-_FACT_PRIVATE, _FACT_TOKEN = 1, 2
+_FACT_PRIVATE, _FACT_TOKEN, _FACT_FIPS = 1, 2, 8
 _SECRET_CLASSES: Final = frozenset({CKO.SECRET_KEY, CKO.PRIVATE_KEY})
 
 
@@ -122,6 +122,7 @@ def key_facts(state: State, client: Client, request: Request) -> KeyFactsRespons
     attributes = access.attributes_of(row)
     usage = 0 if client.admin else rights.usage_bits(attributes)
     flags = (_FACT_PRIVATE if row.private else 0) | (_FACT_TOKEN if found.client == 0 else 0)
+    flags |= _FACT_FIPS if state.fips else 0
     allowed = values.numbers(attributes.get(CKA.ALLOWED_MECHANISMS, b""))
     return KeyFactsResponse(row.object_class, row.key_type, bits_of(attributes, row), usage, flags, allowed)
 

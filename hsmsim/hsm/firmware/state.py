@@ -12,13 +12,14 @@ import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final
 
-from hsmsim.cluster.model import ACTIVE, ROLE_ADMIN, ROLE_CRYPTO_USER, AuditEntry
+from hsmsim.cluster.model import ACTIVE, FIPS, ROLE_ADMIN, ROLE_CRYPTO_USER, AuditEntry
 from hsmsim.errors import CkrError
 from hsmsim.hsm.cryptoki import CKR, Profile
 from hsmsim.hsm.vault.mechanisms import Reference
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from hsmsim.clock import Clock
     from hsmsim.cluster.model import Row, UserRow
@@ -70,13 +71,15 @@ class Client:
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """From the HSM's configuration. reference: operations run in SoftHSM2 where it can."""
+    """From the HSM's configuration. reference: operations run in SoftHSM2 where it can; images: where backups go."""
 
     hsm_id: str
     cluster_id: str
     availability_check: bool
     reference: bool
     model: str
+    folder: Path
+    images: Path
 
 
 class State:
@@ -116,6 +119,28 @@ class State:
         if self.replica.cluster.state != ACTIVE:
             raise CkrError(CKR.USER_PIN_NOT_INITIALIZED, "the cluster is not activated yet: hsmsim up does it")
 
+    @property
+    def fips(self) -> bool:
+        """Whether the cluster is in FIPS mode."""
+        return self.replica.identity.mode == FIPS
+
+    def require_unlimited(self) -> None:
+        """Refuse while the cluster changes its hardware: token objects and users stay as they are."""
+        if self.replica.identity.limited_write:
+            raise CkrError(
+                CKR.TOKEN_WRITE_PROTECTED,
+                "the cluster is in limited-write mode while its HSMs are replaced; session keys work",
+            )
+
+    def unlimited(self, build: Callable[[int], Sequence[Row]]) -> Callable[[int], Sequence[Row]]:
+        """A builder that writes nothing in limited-write mode, whenever that began."""
+
+        def checked(version: int) -> Sequence[Row]:
+            self.require_unlimited()
+            return build(version)
+
+        return checked
+
     def wants_two(self, client: Client) -> bool:
         """Whether the key availability check is on: the cluster's, and the client's configuration."""
         return self.settings.availability_check and client.availability_check
@@ -139,6 +164,10 @@ class State:
 
     def revoke(self, build: Callable[[int], Sequence[Row]], audit: AuditEntry) -> int:
         """Write something that takes a right away; return when no HSM serves under the old right."""
+        return self.revoke_always(self.unlimited(build), audit)
+
+    def revoke_always(self, build: Callable[[int], Sequence[Row]], audit: AuditEntry) -> int:
+        """The same in limited-write mode too."""
         version = self.replica.write(build, audit)
         self.engine.epoch_bump()
         self.links.announce(version, "all")
@@ -146,6 +175,6 @@ class State:
 
     def grant(self, build: Callable[[int], Sequence[Row]], audit: AuditEntry) -> int:
         """Write something that adds: acknowledged at commit."""
-        version = self.replica.write(build, audit)
+        version = self.replica.write(self.unlimited(build), audit)
         self.links.announce(version)
         return version

@@ -22,6 +22,7 @@ from hsmsim.cluster.model import (
     ROLE_ADMIN,
     ROLE_APPLIANCE_USER,
     ROLE_CRYPTO_USER,
+    ROLE_UNACTIVATED_ADMIN,
     AuditEntry,
     PartitionRow,
     UserRow,
@@ -287,6 +288,10 @@ def user_create(state: State, client: Client, request: Request) -> UserCreateRes
     return UserCreateResponse(new_key(version, 0))
 
 
+def _shown_role(user: UserRow) -> int:
+    return ROLE_UNACTIVATED_ADMIN if user.role == ROLE_ADMIN and not user.password_hash else user.role
+
+
 def user_list(state: State, client: Client, _request: Request) -> UserListResponse:
     """Who is there."""
     rows = sorted(
@@ -295,7 +300,7 @@ def user_list(state: State, client: Client, _request: Request) -> UserListRespon
     )
     return UserListResponse(
         tuple(user.name.encode() for user in rows),
-        tuple(user.role for user in rows),
+        tuple(_shown_role(user) for user in rows),
         tuple(failures_of(state, user) for user in rows),
         tuple(user.id for user in rows),
     )

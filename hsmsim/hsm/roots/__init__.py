@@ -1,0 +1,5 @@
+"""The manufacturer's, AWS's and the regions' roots: `devices` is what HSMs read of them, `authority` has the keys.
+
+The keys live in a process of their own (`process`), which the fleet alone starts and talks to over its standard
+streams: ids and images' seals go in, folders of new HSMs, certificates and seals come out.
+"""
