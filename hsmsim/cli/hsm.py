@@ -6,7 +6,7 @@ import click
 
 from hsmsim.cli import show
 from hsmsim.config import Places
-from hsmsim.fleet import launch, quickstart, state
+from hsmsim.fleet import launch, operations, quickstart, state
 
 hsm_id_argument = click.argument("hsm_id")
 
@@ -77,9 +77,7 @@ def start(hsm_id: str) -> None:
     places = Places.resolve()
     with show.progress() as say:
         say(f"Starting {hsm_id}")
-        with state.lock(places):
-            started = launch.start(places, hsm_id)
-            launch.wait_ready(places, [hsm_id])
+        started = operations.start(places, hsm_id)
     click.echo(f"{hsm_id} {'serves' if started else 'was running already'}.")
 
 
@@ -91,8 +89,7 @@ def stop(hsm_id: str) -> None:
     state.load(places).hsm(hsm_id)
     with show.progress() as say:
         say(f"Stopping {hsm_id}")
-        with state.lock(places):
-            stopped = launch.stop(places, [hsm_id])
+        stopped = operations.stop(places, [hsm_id])
     click.echo(f"{hsm_id} {'is stopped' if stopped else 'was not running'}.")
 
 

@@ -25,6 +25,7 @@ COMMANDS: Final = {
     "user": "hsmsim.cli.user:user",
     "key": "hsmsim.cli.key:key",
     "partition": "hsmsim.cli.partition:partition",
+    "clock": "hsmsim.cli.clock:clock",
     "configure-pkcs11": "hsmsim.cli.pkcs11:configure",
     "demo": "hsmsim.cli.demo:demo",
     "bench": "hsmsim.cli.bench:bench",

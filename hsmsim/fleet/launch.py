@@ -7,6 +7,7 @@ a terminal does not reach them, the command that started them may end.
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import signal
@@ -16,7 +17,7 @@ from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 from hsmsim.errors import HsmsimError
-from hsmsim.fleet import state
+from hsmsim.fleet import simclock, state
 from hsmsim.hsm import alone
 from hsmsim.hsm.client import HsmClient
 from hsmsim.hsm.messages import HsmInfoRequest, HsmInfoResponse
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 READY_SECONDS = 60.0
 STOP_SECONDS = 15.0
 LOG_LINES = 15
+CLAIM = 3  # the HSM's descriptor of its lock
 NOT_FOR_HSMS = frozenset({"HSMSIM_PIN", "GNUTLS_PIN"})
 
 _children: set[int] = set()
@@ -41,17 +43,35 @@ def start(places: Places, hsm_id: str) -> bool:
     hsm = fleet.hsm(hsm_id)
     if is_running(places, hsm_id):
         return False
-    state.make_run(places, fleet.account)
-    state.write_config(places, fleet.cluster_of(hsm_id), hsm, fleet.account)
     folder = places.hsm_folder(hsm_id)
+    claim = _claim(folder)
+    if claim is None:
+        return _adopt(places, hsm_id, fleet.account)
+    try:
+        _start(places, fleet, hsm, claim)
+    finally:
+        os.close(claim)
+    return True
+
+
+def _start(places: Places, fleet: state.Fleet, hsm: state.Hsm, claim: int) -> None:
+    folder = places.hsm_folder(hsm.hsm_id)
+    state.make_run(places, fleet.account)
+    state.make_images(places, fleet.account)
+    state.publish_roots(places)
+    simclock.share(places)
+    state.write_config(places, fleet.cluster_of(hsm.hsm_id), hsm, fleet.account)
     command = [sys.executable, "-P", "-m", "hsmsim.hsm", "--config", str(folder / "config.json")]
     if fleet.account:
         command += ["--user", fleet.account]
     with _undisturbed():
-        pid = _spawn(command, folder / "hsm.log")
+        pid = _spawn(command, folder / "hsm.log", claim)
         _children.add(pid)
-        state.write_private(folder / alone.PID_FILE, alone.record(pid), account=fleet.account)
-    return True
+        _record(places, hsm.hsm_id, pid, fleet.account)
+
+
+def _record(places: Places, hsm_id: str, pid: int, account: str) -> None:
+    state.write_private(places.hsm_folder(hsm_id) / alone.PID_FILE, alone.record(pid), account=account)
 
 
 @contextmanager
@@ -64,7 +84,33 @@ def _undisturbed() -> Iterator[None]:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
-def _spawn(command: list[str], log: Path) -> int:
+def _claim(folder: Path) -> int | None:
+    """Take the HSM's lock, which its process inherits and holds for life; None where one holds it."""
+    descriptor = os.open(folder / "hsm.lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _adopt(places: Places, hsm_id: str, account: str) -> bool:
+    """Note which process runs where its starter was killed before it could; False, or True if one had to be started."""
+    deadline = time.monotonic() + READY_SECONDS
+    while time.monotonic() < deadline:
+        found = info(places, hsm_id)
+        if found is not None:
+            _record(places, hsm_id, found.pid, account)
+            return False
+        if (claim := _claim(places.hsm_folder(hsm_id))) is not None:
+            os.close(claim)
+            return start(places, hsm_id)
+        time.sleep(0.05)
+    raise HsmsimError(f"A process of {hsm_id} runs and does not answer. Its log says:\n{log_end(places, hsm_id)}")
+
+
+def _spawn(command: list[str], log: Path, claim: int) -> int:
     """Start a process that outlives us. Not subprocess.Popen: that one warns when it is not waited for."""
     flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
     output = os.open(log, flags, 0o600)
@@ -78,6 +124,7 @@ def _spawn(command: list[str], log: Path) -> int:
                 (os.POSIX_SPAWN_DUP2, nothing, 0),
                 (os.POSIX_SPAWN_DUP2, output, 1),
                 (os.POSIX_SPAWN_DUP2, output, 2),
+                (os.POSIX_SPAWN_DUP2, claim, CLAIM),
             ],
             setsid=True,
             setsigmask=(),

@@ -10,10 +10,12 @@ from typing import TYPE_CHECKING
 
 from hsmsim.config import module_path
 from hsmsim.errors import HsmsimError
-from hsmsim.fleet import credentials, launch, modulecfg, state
+from hsmsim.fleet import credentials, customer, launch, modulecfg, operations, state
 from hsmsim.fleet.access import Role, connect, login
 from hsmsim.fleet.credentials import Credential
 from hsmsim.hsm.messages import ActivateRequest, HsmInfoRequest, UserCreateRequest, UserListRequest
+from hsmsim.hsm.roots.process import Roots
+from hsmsim.ids import new_hsm_id
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,15 +51,18 @@ class Ready:
 def bring_up(places: Places, say: Callable[[str], None], *, hsms: int = HSMS, engine: str = "fast") -> Ready:
     """Make what is missing, start what is stopped, and return when clients can use it. `say` is told each step."""
     module_path()  # before anything is made: is it built?
-    with state.lock(places):
+    with state.lock(places), Roots(places.home) as roots:
         fleet = state.load(places)
         cluster_id = (fleet.clusters[0] if fleet.clusters else state.create_cluster(places)).cluster_id
         for number in range(len(_hsm_ids(places)), hsms):
             _start(places, _hsm_ids(places))  # a new member gets the masking key from one that serves
             say(f"Making HSM {number + 1} of {hsms}")
-            _start(places, [state.create_hsm(places, cluster_id, engine=engine).hsm_id])
+            made = state.create_hsm(places, cluster_id, roots, state.Hsm(new_hsm_id(), engine))
+            _start(places, [made.hsm_id])
+            _initialize(places, cluster_id, say)
         say("Starting the HSMs")
         _start(places, _hsm_ids(places))
+        _initialize(places, cluster_id, say)
         _activate(places, cluster_id, say)
         write_module_config(places)
     return ready(places)
@@ -68,9 +73,16 @@ def _hsm_ids(places: Places) -> list[str]:
 
 
 def _start(places: Places, hsm_ids: list[str]) -> None:
-    for hsm_id in hsm_ids:
-        launch.start(places, hsm_id)
-    launch.wait_ready(places, hsm_ids)
+    operations.run(places, hsm_ids)
+
+
+def _initialize(places: Places, cluster_id: str, say: Callable[[str], None]) -> None:
+    """Be the customer who signs the cluster's request, unless that is done."""
+    found = operations.certificates(places, cluster_id)
+    if found.csr:
+        say("Signing the cluster's certificate")
+        folder = places.home / "customer" / cluster_id
+        operations.initialize(places, cluster_id, *customer.sign(folder, found.csr))
 
 
 def _activate(places: Places, cluster_id: str, say: Callable[[str], None]) -> None:
@@ -120,17 +132,16 @@ def ready(places: Places) -> Ready:
 
 def take_down(places: Places) -> list[str]:
     """Stop every HSM of the state folder; return those that ran."""
-    with state.lock(places):
-        return launch.stop(places, [hsm.hsm_id for hsm in state.load(places).hsms()])
+    return operations.stop(places, [hsm.hsm_id for hsm in state.load(places).hsms()])
 
 
 def add_hsm(places: Places, *, engine: str = "fast") -> str:
     """Make and start one more HSM of the cluster; return its id."""
-    with state.lock(places):
+    with state.lock(places), Roots(places.home) as roots:
         cluster = state.load(places).only_cluster()
         if not any(launch.info(places, hsm.hsm_id) for hsm in cluster.hsms):
             raise HsmsimError("A new HSM gets the cluster's masking key from one that serves, and none does. hsmsim up")
-        made = state.create_hsm(places, cluster.cluster_id, engine=engine)
+        made = state.create_hsm(places, cluster.cluster_id, roots, state.Hsm(new_hsm_id(), engine))
         _start(places, [made.hsm_id])
         write_module_config(places)
     return made.hsm_id

@@ -7,6 +7,7 @@ user `hsmsim`, whose group may pass through the state folder (0710), not list it
 
 from __future__ import annotations
 
+import base64
 import fcntl
 import os
 import pwd
@@ -19,15 +20,20 @@ import msgspec
 from msgspec import structs
 
 from hsmsim import ids
+from hsmsim.cluster.model import NON_FIPS
 from hsmsim.config import softhsm_library
 from hsmsim.errors import HsmsimError
-from hsmsim.hsm import roots
+from hsmsim.hsm import images
+from hsmsim.hsm.roots import AWS_ROOT, MANUFACTURER_ROOT
+from hsmsim.hsm.roots.devices import SEED
+from hsmsim.hsm.roots.process import Reseal
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from hsmsim.config import Places
+    from hsmsim.hsm.roots.process import Roots
 
 ACCOUNT = "hsmsim"
 MODEL = "hsm2m.medium"
@@ -38,10 +44,23 @@ ENGINES = ("fast", "plain", "softhsm")
 
 
 class Hsm(msgspec.Struct, frozen=True):
-    """One HSM: `engine` is "fast", "plain" (each operation alone, no batches) or "softhsm" (the reference)."""
+    """One HSM: `engine` is "fast", "plain" (each operation alone, no batches) or "softhsm" (the reference).
+
+    wanted: it should run; sealed: the masking key of the image that its cluster is restored from, for this device.
+    """
 
     hsm_id: str
     engine: str = "fast"
+    model: str = MODEL
+    wanted: bool = True
+    sealed: bytes = b""
+
+
+class Restore(msgspec.Struct, frozen=True):
+    """The image that the cluster's rows come from; `incarnation` is new each time."""
+
+    image_id: str
+    incarnation: str
 
 
 class Cluster(msgspec.Struct, frozen=True):
@@ -50,6 +69,8 @@ class Cluster(msgspec.Struct, frozen=True):
     cluster_id: str
     hsms: tuple[Hsm, ...] = ()
     availability_check: bool = True
+    mode: str = NON_FIPS
+    restore: Restore | None = None
 
 
 class Fleet(msgspec.Struct, frozen=True):
@@ -73,6 +94,19 @@ class Fleet(msgspec.Struct, frozen=True):
     def hsms(self) -> tuple[Hsm, ...]:
         """Return the HSMs of all clusters."""
         return tuple(hsm for cluster in self.clusters for hsm in cluster.hsms)
+
+    def cluster(self, cluster_id: str) -> Cluster:
+        """Return the cluster of this id; HsmsimError if there is none."""
+        for cluster in self.clusters:
+            if cluster.cluster_id == cluster_id:
+                return cluster
+        known = ", ".join(cluster.cluster_id for cluster in self.clusters) or "none"
+        raise HsmsimError(f"There is no cluster {cluster_id}. The clusters here are: {known}.")
+
+    def with_cluster(self, changed: Cluster) -> Fleet:
+        """Return the fleet with this cluster as it is now."""
+        clusters = tuple(changed if one.cluster_id == changed.cluster_id else one for one in self.clusters)
+        return structs.replace(self, clusters=clusters)
 
     def only_cluster(self) -> Cluster:
         """Return the quickstart's cluster, the first; HsmsimError before the first `hsmsim up`."""
@@ -230,41 +264,82 @@ def _make_parent(folder: Path, account: str) -> None:
 # ---- making clusters and HSMs ------------------------------------------------------------------------------------
 
 
-def create_cluster(places: Places, *, availability_check: bool = True) -> Cluster:
+def create_cluster(
+    places: Places, cluster_id: str = "", *, availability_check: bool = True, mode: str = NON_FIPS
+) -> Cluster:
     """Make an empty cluster; its first HSM brings it to life. The caller holds `lock`."""
     fleet = load(places)
     account = fleet.account if fleet.clusters else choose_account(places)
     make_home(places, account)
-    cluster = Cluster(ids.new_cluster_id(), availability_check=availability_check)
+    cluster = Cluster(cluster_id or ids.new_cluster_id(), availability_check=availability_check, mode=mode)
     folder = places.cluster_folder(cluster.cluster_id)
     _make_parent(folder, account)
-    folder.mkdir(mode=0o700)
+    folder.mkdir(mode=0o700, exist_ok=True)
     _give(folder, account)
     save(places, Fleet(account, (*fleet.clusters, cluster)))
     return cluster
 
 
-def create_hsm(places: Places, cluster_id: str, *, engine: str = "fast") -> Hsm:
-    """Make an HSM of a cluster: its seed, certificates and configuration. The caller holds `lock` and starts it."""
+def create_hsm(
+    places: Places,
+    cluster_id: str,
+    roots: Roots,
+    hsm: Hsm | None = None,
+    restore: Restore | None = None,
+    region: str = "",
+) -> Hsm:
+    """Make an HSM of a cluster: its seed, certificates and configuration. The caller holds `lock` and starts it.
+
+    restore: the image that the cluster grows again from, sealed to the backup root of `region`.
+    """
     fleet = load(places)
-    cluster = next(one for one in fleet.clusters if one.cluster_id == cluster_id)
-    hsm = Hsm(ids.new_hsm_id(), engine)
+    cluster = fleet.cluster(cluster_id)
+    restore = restore or cluster.restore
+    hsm = hsm or Hsm(ids.new_hsm_id())
     folder = places.hsm_folder(hsm.hsm_id)
     _make_parent(folder, fleet.account)
-    roots.manufacture(places.home, hsm.hsm_id)
+    if not (folder / SEED).exists():  # else it was made before a crash
+        roots.manufacture(hsm.hsm_id)
     for path in (*folder.iterdir(), folder):
         _give(path, fleet.account)
-    write_config(places, cluster, hsm, fleet.account)
-    grown = structs.replace(cluster, hsms=(*cluster.hsms, hsm))
-    save(places, structs.replace(fleet, clusters=tuple(grown if one is cluster else one for one in fleet.clusters)))
+    if restore is not None:
+        hsm = structs.replace(hsm, sealed=_sealed(places, cluster_id, hsm.hsm_id, roots, restore.image_id, region))
+    grown = structs.replace(cluster, hsms=(*cluster.hsms, hsm), restore=restore)
+    write_config(places, grown, hsm, fleet.account)
+    save(places, fleet.with_cluster(grown))
     return hsm
+
+
+def _sealed(places: Places, cluster_id: str, hsm_id: str, roots: Roots, image_id: str, region: str) -> bytes:
+    """Return the masking key of an image for a new HSM."""
+    path = images.path_of(places.images_folder, image_id)
+    if not path.exists():
+        return b""  # the image is gone: this HSM joins those that were restored from it
+    envelope = images.heads(path)[1]
+    if region and envelope.region != region:
+        raise HsmsimError(f"{image_id} is an image of {envelope.region}; copy it to {region} first.")
+    return roots.reseal(Reseal(envelope.region, envelope.sealed, images.context(image_id), hsm_id, cluster_id))
+
+
+def make_images(places: Places, account: str) -> None:
+    """Make the folder of backup images, which HSMs write."""
+    places.images_folder.mkdir(mode=0o700, exist_ok=True)
+    _give(places.images_folder, account)
+
+
+def publish_roots(places: Places) -> None:
+    """Put the roots' certificates where every user can read them, under the names that AWS's guide has for them."""
+    for name in (AWS_ROOT, MANUFACTURER_ROOT):
+        content = read_private(places.home / "roots" / name)
+        if content is not None and not (places.run / name).exists():
+            write_private(places.run / name, content, mode=0o644)
 
 
 def write_config(places: Places, cluster: Cluster, hsm: Hsm, account: str) -> None:
     """Write the HSM's config.json; at each start again, so that a moved state folder or library works."""
     folder = places.hsm_folder(hsm.hsm_id)
     database = places.cluster_folder(cluster.cluster_id) / "cluster.db"
-    config = {
+    config: dict[str, object] = {
         "hsm_id": hsm.hsm_id,
         "cluster_id": cluster.cluster_id,
         "database_url": f"sqlite:///{database}",
@@ -273,7 +348,16 @@ def write_config(places: Places, cluster: Cluster, hsm: Hsm, account: str) -> No
         "engine": hsm.engine,
         "softhsm_library": str(softhsm_library()),
         "availability_check": cluster.availability_check,
-        "model": MODEL,
+        "model": hsm.model,
         "workers": 0,
+        "mode": cluster.mode,
+        "clock": str(places.clock_file),
+        "images": str(places.images_folder),
     }
+    if cluster.restore is not None and hsm.sealed:
+        config["restore"] = {
+            "image": str(images.path_of(places.images_folder, cluster.restore.image_id)),
+            "incarnation": cluster.restore.incarnation,
+            "sealed": base64.b64encode(hsm.sealed).decode(),
+        }
     write_private(folder / "config.json", msgspec.json.format(msgspec.json.encode(config), indent=2), account=account)

@@ -17,7 +17,7 @@ from hsmsim.fleet import customer
 from hsmsim.hsm import messages as m
 from hsmsim.hsm.client import HsmClient
 from hsmsim.hsm.cryptoki import CKA, CKM, CKR
-from hsmsim.hsm.roots.authority import AWS_ROOT, MANUFACTURER_ROOT
+from hsmsim.hsm.roots import AWS_ROOT, MANUFACTURER_ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

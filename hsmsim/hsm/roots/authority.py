@@ -25,7 +25,7 @@ from cryptography.x509.oid import NameOID
 
 from hsmsim.errors import HsmsimError
 from hsmsim.hsm.engine import Engine
-from hsmsim.hsm.roots import devices
+from hsmsim.hsm.roots import AWS_ROOT, MANUFACTURER_ROOT, devices
 from hsmsim.ids import is_id
 from hsmsim.storage import files
 
@@ -37,9 +37,6 @@ if TYPE_CHECKING:
 
     Signer = ec.EllipticCurvePrivateKey | Ed25519PrivateKey
 
-AWS_ROOT: Final = "AWS_CloudHSM_Root-G1.crt"
-MANUFACTURER_ROOT: Final = "liquid_security_certificate.crt"
-"""Named as AWS's guide names the files that customers download."""
 _HARDWARE: Final = {
     devices.AWS_HARDWARE: ("aws_root.key", AWS_ROOT, "AWS CloudHSM Root G1 (hsmsim)"),
     devices.MANUFACTURER_HARDWARE: (

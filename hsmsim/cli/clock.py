@@ -1,0 +1,56 @@
+"""`hsmsim clock advance|show|reset`."""
+
+from __future__ import annotations
+
+import datetime as dt
+import time
+
+import click
+
+from hsmsim.cli import show
+from hsmsim.config import Places
+from hsmsim.fleet import simclock
+
+
+@click.group()
+def clock() -> None:
+    """The simulated clock: audit records, schedules and waiting periods follow it, in every process at once.
+
+    Real time stays what it is for everything that clients check against their own clock: signatures of requests,
+    TLS, time-outs, leases, lockouts.
+    """
+
+
+def _tell(places: Places) -> None:
+    offset = simclock.offset(places)
+    now = dt.datetime.fromtimestamp(time.time() + offset, dt.UTC)
+    click.echo(f"{now:%Y-%m-%dT%H:%M:%SZ}, {dt.timedelta(seconds=offset)} ahead of real time")
+
+
+@clock.command()
+@click.argument("span")
+def advance(span: str) -> None:
+    """Move simulated time on by SPAN: 90s, 10m, 36h, 400d, 2w. When this returns every process follows."""
+    places = Places.resolve()
+    simclock.advance(places, simclock.seconds_of(span))
+    _tell(places)
+
+
+@clock.command("show")
+@show.as_json
+def show_(*, as_json: bool) -> None:
+    """Say what simulated time it is."""
+    places = Places.resolve()
+    if as_json:
+        offset = simclock.offset(places)
+        show.document({"offset": offset, "time": time.time() + offset})
+        return
+    _tell(places)
+
+
+@clock.command()
+def reset() -> None:
+    """Go back to real time. What happened in simulated time stays as it is recorded."""
+    places = Places.resolve()
+    simclock.reset(places)
+    _tell(places)
