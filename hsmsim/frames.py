@@ -6,22 +6,32 @@ Never between an HSM and its clients, which speak the HSM wire. A message is at 
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING, Final
+from typing import Final, Protocol
 
 from hsmsim.errors import HsmsimError
 
-if TYPE_CHECKING:
-    from typing import BinaryIO
-
 LIMIT: Final = 1 << 20
 _LENGTH: Final = struct.Struct("<I")
+
+
+class File(Protocol):
+    """A pipe's end, or a socket as a file."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many bytes, none at the end."""
+
+    def write(self, data: bytes, /) -> int:
+        """All of the bytes."""
+
+    def flush(self) -> None:
+        """Send what was written."""
 
 
 class FrameError(HsmsimError):
     """The other end closed in the middle of a message, or said something that is none."""
 
 
-def write(file: BinaryIO, message: bytes) -> None:
+def write(file: File, message: bytes) -> None:
     """Send one message."""
     if len(message) > LIMIT:
         raise FrameError(f"A message has at most {LIMIT} bytes; this one has {len(message)}.")
@@ -29,7 +39,7 @@ def write(file: BinaryIO, message: bytes) -> None:
     file.flush()
 
 
-def read(file: BinaryIO) -> bytes | None:
+def read(file: File) -> bytes | None:
     """Receive one message; None where the other end closed between two."""
     head = _exactly(file, _LENGTH.size)
     if not head:
@@ -45,7 +55,7 @@ def read(file: BinaryIO) -> bytes | None:
     return message
 
 
-def _exactly(file: BinaryIO, count: int) -> bytes:
+def _exactly(file: File, count: int) -> bytes:
     """Read so many bytes, fewer only at the end."""
     data = bytearray()
     while len(data) < count:

@@ -98,6 +98,5 @@ def stop(hsm_id: str) -> None:
 def kill(hsm_id: str) -> None:
     """Kill an HSM without a word, as a power failure would."""
     places = Places.resolve()
-    state.load(places).hsm(hsm_id)
-    killed = launch.kill(places, hsm_id)
+    killed = operations.kill(places, hsm_id)
     click.echo(f"{hsm_id} {'is killed' if killed else 'was not running'}.")

@@ -131,7 +131,7 @@ class Signed:
 
 
 def check(signed: bytes, anchor: bytes, spki: bytes) -> Signed:
-    """Return the customer's certificate for the key `spki`; ParseError, IssuerError or ForeignKeyError says what is wrong."""
+    """Return the customer's certificate for the key `spki`; ParseError, IssuerError, ForeignKeyError."""
     if len(signed) > CERTIFICATE_CHARS or len(anchor) > CHAIN_BYTES:
         raise ParseError(f"A certificate has at most {CERTIFICATE_CHARS} characters, a chain {CHAIN_BYTES} bytes.")
     certificate, chain = _one(signed), _several(anchor, "The trust anchor")
@@ -182,9 +182,8 @@ def _require_issued(child: x509.Certificate, parent: x509.Certificate) -> None:
     try:
         child.verify_directly_issued_by(parent)
     except (ValueError, TypeError, InvalidSignature) as error:
-        raise IssuerError(
-            f"{child.subject.rfc4514_string() or 'The certificate'} was not issued by {parent.subject.rfc4514_string()}."
-        ) from error
+        names = child.subject.rfc4514_string(), parent.subject.rfc4514_string()
+        raise IssuerError(f"The certificate of {names[0]!r} was not issued by {names[1]!r}.") from error
     except UnsupportedAlgorithm as error:
         raise ForeignKeyError(f"The signature's algorithm is not supported: {error}.") from error
 

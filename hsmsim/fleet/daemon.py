@@ -16,8 +16,9 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Final, assert_never
+from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
@@ -36,38 +37,28 @@ CONNECTIONS: Final = 32
 LOOK_SECONDS: Final = 0.5
 
 
-def answer(places: Places, roots: Roots, request: Request) -> Any:  # noqa: ANN401, C901, PLR0911 - the table of operations
-    """Do what is asked and return the result."""
-    match request:
-        case protocol.CreateHsm():
-            return operations.create(places, roots, request)
-        case protocol.StartHsm():
-            return operations.start(places, request.hsm_id)
-        case protocol.StopHsm():
-            return bool(operations.stop(places, [request.hsm_id]))
-        case protocol.KillHsm():
-            return launch.kill(places, request.hsm_id)
-        case protocol.DeleteHsm():
-            return operations.delete(places, request.hsm_id)
-        case protocol.DeleteCluster():
-            return operations.delete_cluster(places, request.cluster_id)
-        case protocol.Describe():
-            return operations.describe(places, request.hsm_id)
-        case protocol.ListHsms():
-            return operations.list_hsms(places, request.cluster_id)
-        case protocol.Certificates():
-            return operations.certificates(places, request.cluster_id)
-        case protocol.Initialize():
-            return operations.initialize(places, request.cluster_id, request.signed_certificate, request.trust_anchor)
-        case protocol.LimitedWrite():
-            return operations.limited_write(places, request.cluster_id, on=request.on)
-        case protocol.Backup():
-            return operations.backup(places, roots, request.cluster_id, request.image_id, request.region)
-        case protocol.DescribeImage():
-            return operations.describe_image(places, request.image_id)
-        case protocol.DeleteImage():
-            return operations.delete_image(places, request.image_id)
-    assert_never(request)
+Operation = Callable[[Places, Roots, Any], Any]
+
+OPERATIONS: Final[dict[type[Any], Operation]] = {
+    protocol.CreateHsm: operations.create,
+    protocol.StartHsm: lambda places, _, one: operations.start(places, one.hsm_id),
+    protocol.StopHsm: lambda places, _, one: bool(operations.stop(places, [one.hsm_id])),
+    protocol.KillHsm: lambda places, _, one: operations.kill(places, one.hsm_id),
+    protocol.DeleteHsm: lambda places, _, one: operations.delete(places, one.hsm_id),
+    protocol.DeleteCluster: lambda places, _, one: operations.delete_cluster(places, one.cluster_id),
+    protocol.Describe: lambda places, _, one: operations.describe(places, one.hsm_id),
+    protocol.ListHsms: lambda places, _, one: operations.list_hsms(places, one.cluster_id),
+    protocol.Certificates: lambda places, _, one: operations.certificates(places, one.cluster_id),
+    protocol.Initialize: lambda places, _, one: operations.initialize(
+        places, one.cluster_id, one.signed_certificate, one.trust_anchor
+    ),
+    protocol.LimitedWrite: lambda places, _, one: operations.limited_write(places, one.cluster_id, on=one.on),
+    protocol.Backup: lambda places, roots, one: operations.backup(
+        places, roots, one.cluster_id, one.image_id, one.region
+    ),
+    protocol.DescribeImage: lambda places, _, one: operations.describe_image(places, one.image_id),
+    protocol.DeleteImage: lambda places, _, one: operations.delete_image(places, one.image_id),
+}
 
 
 class Daemon:
@@ -118,7 +109,8 @@ class Daemon:
     def _answer(self, message: bytes) -> Answer:
         try:
             request = self._decoder.decode(message)
-            return Answer(msgspec.msgpack.encode(answer(self._places, self._roots, request)))
+            result = OPERATIONS[type(request)](self._places, self._roots, request)
+            return Answer(msgspec.msgpack.encode(result))
         except CkrError as error:
             return Answer(error=str(error), rv=error.rv)
         except (HsmsimError, msgspec.DecodeError, OSError) as error:

@@ -165,6 +165,11 @@ def stop(places: Places, hsm_ids: list[str]) -> list[str]:
         return launch.stop(places, hsm_ids)
 
 
+def kill(places: Places, hsm_id: str) -> bool:
+    """SIGKILL, as a power failure would; whether it ran."""
+    return launch.kill(places, state.load(places).hsm(hsm_id).hsm_id)
+
+
 def _want(places: Places, hsm_id: str, *, wanted: bool) -> None:
     fleet = state.load(places)
     if fleet.hsm(hsm_id).wanted == wanted:

@@ -218,9 +218,7 @@ class FleetClient:
         self._socket.settimeout(seconds)
         try:
             self._socket.connect(str(path))
-            uid = peer_uid(self._socket)
-            if uid not in {0, os.geteuid()} | uids:
-                raise HsmsimError(f"{path} is not the fleet's: uid {uid} listens there.")
+            _require_owner(path, peer_uid(self._socket), {0, os.geteuid()} | uids)
         except BaseException:
             self._socket.close()
             raise
@@ -249,6 +247,11 @@ class FleetClient:
         if answer.error:
             raise FleetError(answer.error, answer.rv)
         return msgspec.msgpack.decode(answer.result, type=result)
+
+
+def _require_owner(path: Path, uid: int, uids: frozenset[int] | set[int]) -> None:
+    if uid not in uids:
+        raise HsmsimError(f"{path} is not the fleet's: uid {uid} listens there.")
 
 
 def peer_uid(connection: socket.socket) -> int:

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger(__name__)
 
 _P256: Final = bytes.fromhex("06082a8648ce3d030107")
-"""EC_PARAMS. AWS's HSMs make an RSA key; an EC key passes the same steps, and the first start does not wait for primes."""
+"""EC_PARAMS. AWS's HSMs make RSA keys; an EC key passes the same steps, and the first start waits for no primes."""
 _MAKERS: Final = {"hsm1.medium": "Cavium", "hsm2m.medium": "Marvell"}
 """The O of the CSR's subject. Only hsm1's is documented; hsm2m's is believed (UNVERIFIED)."""
 

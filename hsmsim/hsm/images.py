@@ -42,7 +42,7 @@ ROW_MAX: Final = 32 << 20
 NONCE_BYTES: Final = 32
 _U32: Final = struct.Struct("<I")
 _DIGEST_BYTES: Final = hashlib.sha256().digest_size
-_KINDS: Final = {kind.name: kind for kind in (CLUSTER, *REPLICATED)}
+_KINDS: Final = {str(kind.name): kind for kind in (CLUSTER, *REPLICATED)}
 _Head = TypeVar("_Head", bound=msgspec.Struct)
 
 
@@ -156,7 +156,7 @@ def _head(value: msgspec.Struct) -> bytes:
 def _encoded(snapshot: Snapshot) -> Iterator[bytes]:
     for row in (snapshot.cluster, *_kept(snapshot.rows)):
         values = [getattr(row, field.name) for field in fields(row)]
-        data = msgspec.msgpack.encode([kind_of(row).name, values])
+        data = msgspec.msgpack.encode([str(kind_of(row).name), values])
         yield _U32.pack(len(data)) + data
 
 

@@ -184,28 +184,28 @@ def test_a_certificate_that_breaks_a_rule_is_refused(new: Cluster) -> None:
         ask(hsm, m.InitializeRequest(good, root))
 
 
-def test_the_mode_decides_what_the_hsm_does() -> None:
+@pytest.mark.parametrize(("mode", "forbidden"), [("FIPS", True), ("NON_FIPS", False)])
+def test_the_mode_decides_what_the_hsm_does(mode: str, *, forbidden: bool) -> None:
     pkcs = m.Mechanism(CKM.RSA_PKCS, m.NoneParams())
-    for mode, forbidden in (("FIPS", True), ("NON_FIPS", False)):
-        with cluster(mode=mode) as one, one.hsms[0].user("alice") as alice:
-            assert one.hsms[0].info().mode == mode.encode()
-            assert alice.wire.hello is not None
-            assert alice.wire.hello.fips == forbidden
-            public, private = alice.rsa(public={CKA.ENCRYPT: True, CKA.WRAP: True}, decrypt=True, sign=True)
-            secret = alice.aes(extractable=True)
-            calls = [
-                lambda: alice.encrypt(public, b"text", CKM.RSA_PKCS),
-                lambda: alice.call(m.WrapKeyRequest(pkcs, public, secret)),
-                lambda: alice.ec(curve=bytes.fromhex("06032b6570"), kind=CKM.EC_EDWARDS_KEY_PAIR_GEN),
-            ]
-            for call in calls:
-                if forbidden:
-                    with refused(CKR.MECHANISM_INVALID):
-                        call()
-                else:
+    with cluster(mode=mode) as one, one.hsms[0].user("alice") as alice:
+        assert one.hsms[0].info().mode == mode.encode()
+        assert alice.wire.hello is not None
+        assert alice.wire.hello.fips == forbidden
+        public, private = alice.rsa(public={CKA.ENCRYPT: True, CKA.WRAP: True}, decrypt=True, sign=True)
+        secret = alice.aes(extractable=True)
+        calls = [
+            lambda: alice.encrypt(public, b"text", CKM.RSA_PKCS),
+            lambda: alice.call(m.WrapKeyRequest(pkcs, public, secret)),
+            lambda: alice.ec(curve=bytes.fromhex("06032b6570"), kind=CKM.EC_EDWARDS_KEY_PAIR_GEN),
+        ]
+        for call in calls:
+            if forbidden:
+                with refused(CKR.MECHANISM_INVALID):
                     call()
-            assert len(alice.sign(private, b"text", CKM.SHA256_RSA_PKCS)) == 256
-            assert (alice.call(m.KeyFactsRequest(private)).flags & 8 != 0) == forbidden
+            else:
+                call()
+        assert len(alice.sign(private, b"text", CKM.SHA256_RSA_PKCS)) == 256
+        assert (alice.call(m.KeyFactsRequest(private)).flags & 8 != 0) == forbidden
 
 
 def test_limited_write_mode_keeps_token_objects_and_users_as_they_are() -> None:

@@ -21,9 +21,9 @@ from support.mortal import ARMED
 from hsmsim.errors import CkrError
 from hsmsim.fleet import customer
 from hsmsim.hsm import messages as m
-from hsmsim.hsm.roots.authority import manufacture
 from hsmsim.hsm.client import HsmClient
 from hsmsim.hsm.cryptoki import CKA, CKF, CKK, CKM, CKO, CKR, CKU
+from hsmsim.hsm.roots.authority import manufacture
 from hsmsim.hsm.wire import Attr
 
 if TYPE_CHECKING:

@@ -25,7 +25,6 @@ from hsmsim.hsm.messages import (
     PeerProveRequest,
     PeerProveResponse,
 )
-from hsmsim.hsm.roots import devices
 from hsmsim.hsm.roots.authority import manufacture
 
 if TYPE_CHECKING:

@@ -11,7 +11,6 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING, Final
 
-
 from hsmsim.cluster.model import ACTIVE, INITIALIZED, UNINITIALIZED, AuditEntry
 from hsmsim.crypto import certificates
 from hsmsim.errors import CkrError, HsmsimError

@@ -139,8 +139,8 @@ class Roots:
             if process.stdin is None or process.stdout is None:
                 raise HsmsimError("The process of the roots has no streams.")
             try:
-                frames.write(process.stdin, msgspec.msgpack.encode(request))  # type: ignore[arg-type]
-                message = frames.read(process.stdout)  # type: ignore[arg-type]
+                frames.write(process.stdin, msgspec.msgpack.encode(request))
+                message = frames.read(process.stdout)
             except OSError as error:
                 raise HsmsimError(f"The process of the roots is gone ({error}). Try again.") from error
         if message is None:

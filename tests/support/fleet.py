@@ -1,0 +1,126 @@
+"""A fleet daemon of a test's own, in a folder that goes with the test."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+from support.hsm import ADMIN, USERS, Client
+
+from hsmsim.config import Places
+from hsmsim.fleet import customer, launch, state
+from hsmsim.fleet import protocol as p
+from hsmsim.hsm import messages as m
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[2]
+CLUSTER = "cluster-aaaaaaaaaaa"
+T = TypeVar("T")
+
+
+def hsm_id(letter: str) -> str:
+    return f"hsm-{letter * 11}"
+
+
+def backup_id(letter: str) -> str:
+    return f"backup-{letter * 11}"
+
+
+@dataclass(slots=True)
+class Fleet:
+    """The daemon, and what a gateway does through it."""
+
+    places: Places
+    process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        folders = {"HSMSIM_HOME": str(self.places.home), "HSMSIM_RUN": str(self.places.run), "PYTHONPATH": str(ROOT)}
+        with (self.places.home.parent / "fleet.log").open("ab") as log:
+            self.process = subprocess.Popen(
+                [sys.executable, "-P", "-m", "hsmsim.fleet"], env={**os.environ, **folders}, stderr=log
+            )
+        deadline = time.monotonic() + 30
+        while True:
+            assert self.process.poll() is None, self.log
+            try:
+                p.FleetClient(self.places.fleet_socket).close()
+            except OSError:
+                assert time.monotonic() < deadline, self.log
+                time.sleep(0.02)
+            else:
+                return
+
+    @property
+    def log(self) -> str:
+        return (self.places.home.parent / "fleet.log").read_text()
+
+    def end(self, how: signal.Signals = signal.SIGKILL) -> int:
+        assert self.process is not None
+        self.process.send_signal(how)
+        return self.process.wait(30)
+
+    def call(self, request: Any, result: type[T]) -> T:
+        with p.FleetClient(self.places.fleet_socket) as client:
+            return client.call(request, result)
+
+    def do(self, request: Any) -> None:
+        self.call(request, Any)  # type: ignore[arg-type]
+
+    def create(self, letter: str, *, cluster: str = CLUSTER, **more: Any) -> p.HsmView:
+        return self.call(p.CreateHsm(cluster, hsm_id(letter), **more), p.HsmView)
+
+    def describe(self, letter: str) -> p.HsmView:
+        return self.call(p.Describe(hsm_id(letter)), p.HsmView)
+
+    def certificates(self, cluster: str = CLUSTER) -> p.CertificatesView:
+        return self.call(p.Certificates(cluster), p.CertificatesView)
+
+    def initialize(self, cluster: str = CLUSTER) -> None:
+        signed, anchor = customer.sign(self.places.home.parent / "customer", self.certificates(cluster).csr)
+        self.do(p.Initialize(cluster, signed, anchor))
+
+    def backup(self, letter: str, cluster: str = CLUSTER, **more: Any) -> p.ImageView:
+        return self.call(p.Backup(cluster, backup_id(letter), **more), p.ImageView)
+
+    def client(self, letter: str) -> Client:
+        return Client(self.places.socket(hsm_id(letter)))
+
+    def user(self, letter: str, name: str = "alice") -> Client:
+        client = self.client(letter)
+        client.login(name)
+        return client
+
+    def activate(self, letter: str) -> None:
+        with self.client(letter) as client:
+            client.call(m.ActivateRequest(ADMIN.encode()))
+            client.admin()
+            for name, password in USERS.items():
+                client.call(m.UserCreateRequest(name.encode(), 2, password.encode()))
+
+
+@contextmanager
+def fleet() -> Iterator[Fleet]:
+    """A daemon that runs; whatever it started is gone at the end."""
+    folder = Path(tempfile.mkdtemp(prefix="hsmsim-fleet-"))
+    folder.chmod(0o711)
+    made = Fleet(Places(folder / "home", folder / "run"))
+    made.places.home.mkdir(mode=0o700)
+    try:
+        made.start()
+        yield made
+    finally:
+        if made.process is not None and made.process.poll() is None:
+            made.end()
+        launch.stop(made.places, [hsm.hsm_id for hsm in state.load(made.places).hsms()], 1)
+        shutil.rmtree(folder)
