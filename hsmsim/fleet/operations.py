@@ -98,6 +98,8 @@ def create(places: Places, roots: Roots, wanted: CreateHsm) -> HsmView:
     _check(wanted)
     with state.lock(places):
         fleet = state.load(places)
+        if all(hsm.hsm_id != wanted.hsm_id for hsm in fleet.hsms()):
+            _check_image(places, wanted)
         if all(cluster.cluster_id != wanted.cluster_id for cluster in fleet.clusters):
             state.create_cluster(
                 places, wanted.cluster_id, availability_check=wanted.availability_check, mode=wanted.mode
@@ -120,13 +122,19 @@ def _check(wanted: CreateHsm) -> None:
         raise HsmsimError(f"There is no {wanted.model} in mode {wanted.mode}. There are {known}.")
 
 
+def _check_image(places: Places, wanted: CreateHsm) -> None:
+    """Look at the image, if there is one, before anything is made."""
+    if not wanted.image_id:
+        return
+    header, _ = images.heads(images.path_of(places.images_folder, wanted.image_id))
+    if header.mode != wanted.mode:
+        raise HsmsimError(f"{wanted.image_id} is of a cluster in mode {header.mode}, not {wanted.mode}.")
+
+
 def _make(places: Places, roots: Roots, cluster: state.Cluster, wanted: CreateHsm) -> None:
     restore = None
     hsm = state.Hsm(wanted.hsm_id, model=wanted.model)
     if not cluster.hsms and wanted.image_id:
-        header, _ = images.heads(images.path_of(places.images_folder, wanted.image_id))
-        if header.mode != wanted.mode:
-            raise HsmsimError(f"{wanted.image_id} is of a cluster in mode {header.mode}, not {wanted.mode}.")
         restore = state.Restore(wanted.image_id, secrets.token_hex(16))
     elif not cluster.hsms:
         cluster = _afresh(places, cluster)

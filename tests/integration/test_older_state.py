@@ -47,6 +47,9 @@ def places() -> Iterator[Places]:
 
 def settle(places: Places) -> None:
     """Give the folder to whom the HSMs run as here."""
+    places.home.chmod(0o700)
+    for path in places.home.rglob("*"):
+        path.chmod(0o700 if path.is_dir() else 0o600)
     account = state.choose_account(places)
     fleet = structs.replace(state.load(places), account=account)
     with state.lock(places):

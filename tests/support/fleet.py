@@ -17,12 +17,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from support.hsm import ADMIN, USERS, Client
 
 from hsmsim.config import Places
+from hsmsim.errors import CkrError
 from hsmsim.fleet import customer, launch, state
 from hsmsim.fleet import protocol as p
 from hsmsim.hsm import messages as m
+from hsmsim.hsm.cryptoki import CKR
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = "cluster-aaaaaaaaaaa"
@@ -93,11 +95,12 @@ class Fleet:
     def backup(self, letter: str, cluster: str = CLUSTER, **more: Any) -> p.ImageView:
         return self.call(p.Backup(cluster, backup_id(letter), **more), p.ImageView)
 
-    def client(self, letter: str) -> Client:
-        return Client(self.places.socket(hsm_id(letter)))
+    def client(self, letter: str, *, profile: int = 0) -> Client:
+        return Client(self.places.socket(hsm_id(letter)), profile=profile)
 
-    def user(self, letter: str, name: str = "alice") -> Client:
-        client = self.client(letter)
+    def user(self, letter: str, name: str = "alice", *, profile: int = 0) -> Client:
+        """profile 2: without the key availability check, on a lone HSM."""
+        client = self.client(letter, profile=profile)
         client.login(name)
         return client
 
@@ -107,6 +110,18 @@ class Fleet:
             client.admin()
             for name, password in USERS.items():
                 client.call(m.UserCreateRequest(name.encode(), 2, password.encode()))
+
+
+def patiently(make: Callable[[], T], seconds: float = 20) -> T:
+    """Make a key on a cluster whose HSMs may not have heard each other yet."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            return make()
+        except CkrError as error:
+            if error.rv != CKR.FUNCTION_FAILED or time.monotonic() > deadline:
+                raise
+            time.sleep(0.05)
 
 
 @contextmanager
