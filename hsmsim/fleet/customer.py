@@ -29,7 +29,8 @@ _NAME: Final = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "hsmsim custom
 
 def sign(folder: Path, csr: bytes) -> tuple[bytes, bytes]:
     """Return the certificate for a CSR and the root that signed it, all PEM; the root is made at first use."""
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for level in (folder.parent, folder):
+        level.mkdir(mode=0o700, exist_ok=True)
     key = _key(folder / _ROOT_KEY)
     if not (folder / ROOT_CERTIFICATE).exists():
         root = _certificate(_NAME, key.public_key(), key, authority=True)

@@ -1,5 +1,6 @@
 /* Keys: seeds, seals and the masking key; import, generation, inspection, wrapping; locked memory; many threads on one key. */
 #include <fcntl.h>
+#include <openssl/x509.h>
 #include <pthread.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -123,6 +124,60 @@ static void test_seal(void)
     masking_free(first);
     masking_free(second);
     masking_free(stranger);
+}
+
+/* A backup's way: sealed to a region, by that to a new device, which alone opens it; the region keeps nothing. */
+static void test_reseal(void)
+{
+    static const uint8_t image[] = "backup/backup-aaaaaaaaaaa", cluster[] = "cluster/hsm";
+    struct masking *source = device_of("source"), *region = device_of("region"), *target = device_of("target");
+    uint8_t peer[32], sealed[92], again[92];
+    CHECK_EQ(masking_create(source), CKR_OK);
+    CHECK_EQ(device_public(region, peer), CKR_OK);
+    CHECK_EQ(masking_seal(source, peer, image, sizeof image, sealed), CKR_OK);
+    CHECK_EQ(device_public(target, peer), CKR_OK);
+    CHECK_EQ(masking_reseal(region, sealed, cluster, sizeof cluster, peer, cluster, sizeof cluster, again),
+             CKR_ENCRYPTED_DATA_INVALID);
+    CHECK_EQ(masking_reseal(target, sealed, image, sizeof image, peer, cluster, sizeof cluster, again),
+             CKR_ENCRYPTED_DATA_INVALID);
+    CHECK_EQ(masking_reseal(region, sealed, image, sizeof image, peer, cluster, sizeof cluster, again), CKR_OK);
+    CHECK(masking_key(region) == NULL);
+    CHECK_EQ(masking_open(target, again, image, sizeof image), CKR_ENCRYPTED_DATA_INVALID);
+    CHECK_EQ(masking_open(target, again, cluster, sizeof cluster), CKR_OK);
+    CHECK_EQ_MEM(masking_key(target), 32, masking_key(source), 32);
+    masking_free(source);
+    masking_free(region);
+    masking_free(target);
+}
+
+/* The hardware key of a seed is always the same, and its signatures verify with the public half that it shows. */
+static void test_hardware_key(void)
+{
+    struct masking *device = device_of("hardware"), *other = device_of("other hardware");
+    uint8_t spki[128], spki2[128], digest[32] = {1}, signature[128];
+    size_t len = sizeof spki, len2 = sizeof spki2, signed_len = sizeof signature, small = 8;
+    CHECK_EQ(device_signer(device, spki, &len), CKR_OK);
+    CHECK_EQ(device_signer(device, spki2, &len2), CKR_OK);
+    CHECK_EQ_MEM(spki, len, spki2, len2);
+    len2 = sizeof spki2;
+    CHECK_EQ(device_signer(other, spki2, &len2), CKR_OK);
+    CHECK(len != len2 || memcmp(spki, spki2, len) != 0);
+    CHECK_EQ(device_sign(device, digest, signature, &small), CKR_BUFFER_TOO_SMALL);
+    CHECK_EQ(device_sign(device, digest, signature, &signed_len), CKR_OK);
+    const uint8_t *at = spki;
+    EVP_PKEY *key = d2i_PUBKEY(NULL, &at, (long)len);
+    EVP_PKEY_CTX *context = EVP_PKEY_CTX_new(key, NULL);
+    CHECK(context != NULL && EVP_PKEY_verify_init(context) > 0);
+    CHECK(EVP_PKEY_verify(context, signature, signed_len, digest, sizeof digest) == 1);
+    digest[31] ^= 1;
+    CHECK(EVP_PKEY_verify(context, signature, signed_len, digest, sizeof digest) != 1);
+    EVP_PKEY_CTX_free(context);
+    EVP_PKEY_free(key);
+    struct masking *empty = masking_new();
+    CHECK_EQ(device_sign(empty, digest, signature, &signed_len), CKR_DEVICE_ERROR);
+    masking_free(empty);
+    masking_free(device);
+    masking_free(other);
 }
 
 /* Material is RFC 5649 under the masking key: another implementation opens it. */
@@ -642,6 +697,8 @@ int main(void)
     test_memory();
     test_device();
     test_seal();
+    test_reseal();
+    test_hardware_key();
     test_material_is_kwp();
     struct owned_material rsa = generate_rsa(2048);
     test_import_rsa(&rsa);

@@ -13,6 +13,8 @@ from hsmsim.config import Places, softhsm_library
 from hsmsim.errors import HsmsimError
 from hsmsim.fleet import credentials, modulecfg, state
 from hsmsim.fleet.credentials import Credential
+from hsmsim.hsm.roots.authority import Authority
+from hsmsim.ids import new_hsm_id
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,7 +44,7 @@ def test_another_home_has_another_run_folder(tmp_path: Path) -> None:
 def test_state_is_for_its_owner_alone(places: Places) -> None:
     with state.lock(places):
         cluster = state.create_cluster(places)
-        hsm = state.create_hsm(places, cluster.cluster_id)
+        hsm = state.create_hsm(places, cluster.cluster_id, Authority(places.home))
     assert mode(places.home) & 0o707 == 0o700
     assert mode(places.fleet_file) == 0o600
     assert mode(places.hsm_folder(hsm.hsm_id)) == 0o700
@@ -53,7 +55,7 @@ def test_state_is_for_its_owner_alone(places: Places) -> None:
 def test_an_hsm_is_told_where_everything_is(places: Places) -> None:
     with state.lock(places):
         cluster = state.create_cluster(places, availability_check=False)
-        hsm = state.create_hsm(places, cluster.cluster_id, engine="softhsm")
+        hsm = state.create_hsm(places, cluster.cluster_id, Authority(places.home), state.Hsm(new_hsm_id(), "softhsm"))
     config = json.loads((places.hsm_folder(hsm.hsm_id) / "config.json").read_text())
     assert config == {
         "hsm_id": hsm.hsm_id,
@@ -66,6 +68,9 @@ def test_an_hsm_is_told_where_everything_is(places: Places) -> None:
         "availability_check": False,
         "model": "hsm2m.medium",
         "workers": 0,
+        "mode": "NON_FIPS",
+        "clock": f"{places.run}/clock",
+        "images": f"{places.home}/images",
     }
     assert state.load(places).cluster_of(hsm.hsm_id).cluster_id == cluster.cluster_id
 
@@ -86,7 +91,7 @@ def test_a_damaged_fleet_file_is_named(places: Places) -> None:
 def test_an_unknown_hsm_is_named_with_those_that_exist(places: Places) -> None:
     with state.lock(places):
         cluster = state.create_cluster(places)
-        hsm = state.create_hsm(places, cluster.cluster_id)
+        hsm = state.create_hsm(places, cluster.cluster_id, Authority(places.home))
     with pytest.raises(HsmsimError, match=f"no HSM hsm-nonsense.*{hsm.hsm_id}"):
         state.load(places).hsm("hsm-nonsense")
 
@@ -159,7 +164,7 @@ def test_new_passwords_suit_pins_shells_and_uris() -> None:
 def test_the_module_is_told_every_server_and_no_secret(places: Places) -> None:
     with state.lock(places):
         cluster_id = state.create_cluster(places).cluster_id
-        hsms = [state.create_hsm(places, cluster_id) for _ in range(2)]
+        hsms = [state.create_hsm(places, cluster_id, Authority(places.home)) for _ in range(2)]
     cluster = state.load(places).only_cluster()
     options = modulecfg.Options(partition="payments", label="pay", key_availability_check=False, profile="cloudhsm")
     content = json.loads(modulecfg.encoded(modulecfg.document(places, cluster, "", options)))
