@@ -101,6 +101,18 @@ def test_a_killed_hsm_is_seen_and_started_again(new_simulator: Callable[..., Sim
     assert [found["label"] for found in json.loads(one.run("key", "list", "--json"))] == ["accepted", "accepted"]
 
 
+def test_the_clock_is_moved_shown_and_reset(simulator: Simulator) -> None:
+    try:
+        assert "400 days, 0:00:00 ahead" in simulator.run("clock", "advance", "400d")
+        assert "400 days, 0:10:00 ahead" in simulator.run("clock", "advance", "10m")
+        shown = json.loads(simulator.run("clock", "show", "--json"))
+        assert shown["offset"] == 400 * 86_400 + 600
+        assert "write it like 10m, 36h or 400d" in simulator.run("clock", "advance", "soon", status=1)
+        simulator.run("user", "list")
+    finally:
+        assert "0:00:00 ahead" in simulator.run("clock", "reset")
+
+
 def test_an_hsm_more_has_every_key(new_simulator: Callable[..., Simulator]) -> None:
     one = new_simulator()
     one.run("key", "generate", "aes", "--label", "spread")

@@ -6,6 +6,7 @@ import contextlib
 import os
 import pwd
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
@@ -17,7 +18,7 @@ from support.fleet import CLUSTER, ROOT, Fleet, backup_id, fleet, hsm_id, patien
 from support.hsm import refused
 
 from hsmsim import frames
-from hsmsim.fleet import launch
+from hsmsim.fleet import launch, simclock
 from hsmsim.fleet import protocol as p
 from hsmsim.hsm import messages as m
 from hsmsim.hsm.client import HsmClient
@@ -132,6 +133,25 @@ def test_what_cannot_be_is_refused_with_the_reason(made: Fleet) -> None:
     assert made.describe("a").limited_write
     with made.user("a") as alice, refused(CKR.TOKEN_WRITE_PROTECTED):
         alice.aes(token=True)
+
+
+def test_audit_records_and_images_follow_the_simulated_clock_at_once(made: Fleet) -> None:
+    made.create("a")
+    made.initialize()
+    made.activate("a")
+
+    def last_record() -> float:
+        with sqlite3.connect(made.places.cluster_folder(CLUSTER) / "cluster.db") as database:
+            (microseconds,) = database.execute("SELECT time FROM audit ORDER BY sequence DESC LIMIT 1").fetchone()
+        return float(microseconds) / 1e6
+
+    for letter, days in (("b", 0), ("c", 400), ("d", 0)):
+        simclock.reset(made.places)
+        simclock.advance(made.places, days * 86_400)
+        with made.user("a"):
+            assert last_record() == pytest.approx(time.time() + days * 86_400, abs=60)
+        assert made.backup(letter).time == pytest.approx(time.time() + days * 86_400, abs=60)
+    assert made.describe("a").state == "RUNNING"
 
 
 def test_a_cluster_that_was_never_active_begins_again(made: Fleet) -> None:

@@ -184,10 +184,11 @@ def test_a_certificate_that_breaks_a_rule_is_refused(new: Cluster) -> None:
         ask(hsm, m.InitializeRequest(good, root))
 
 
+@pytest.mark.parametrize("engine", ["fast", "softhsm"])
 @pytest.mark.parametrize(("mode", "forbidden"), [("FIPS", True), ("NON_FIPS", False)])
-def test_the_mode_decides_what_the_hsm_does(mode: str, *, forbidden: bool) -> None:
+def test_the_mode_decides_what_the_hsm_does(mode: str, engine: str, *, forbidden: bool) -> None:
     pkcs = m.Mechanism(CKM.RSA_PKCS, m.NoneParams())
-    with cluster(mode=mode) as one, one.hsms[0].user("alice") as alice:
+    with cluster(mode=mode, engine=engine) as one, one.hsms[0].user("alice") as alice:
         assert one.hsms[0].info().mode == mode.encode()
         assert alice.wire.hello is not None
         assert alice.wire.hello.fips == forbidden
