@@ -27,6 +27,7 @@ from hsmsim.services.kernel import Call, Mode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from concurrent.futures import Future
 
     from sqlalchemy.engine import Connection
 
@@ -121,8 +122,8 @@ class Pipeline:
         except Exception:  # noqa: BLE001 - the last edge: logged, and told as InternalFailure
             _LOG.exception("Request %s failed.", exchange.request_id)
             return self._refuse(exchange, faults.defect(exchange.request_id))
-        for work in exchange.after:
-            _run_after(exchange, work)
+        if exchange.operation.mode is not Mode.WRITE:
+            _run_after(exchange)
         return response
 
     def close(self) -> None:
@@ -216,10 +217,17 @@ class Pipeline:
             self._recorder.record(connection, record)
             return response
 
+        def follow(future: Future[HttpResponse]) -> None:
+            if future.exception() is None:
+                _run_after(exchange)
+
         self._enter()
         try:
-            # A client that leaves does not undo what the writer has begun: the future is not cancelled with it.
-            response: HttpResponse = await asyncio.shield(asyncio.wrap_future(self._writer.submit(work)))
+            # A client that leaves does not undo what the writer has begun: the future is not cancelled with it, and what
+            # follows the commit hangs on the future, before the answer.
+            written = self._writer.submit(work)
+            written.add_done_callback(follow)
+            response: HttpResponse = await asyncio.shield(asyncio.wrap_future(written))
         finally:
             self._running -= 1
         return response
@@ -296,12 +304,13 @@ class Pipeline:
             return protocol.fail(model, told, exchange.request_id)
 
 
-def _run_after(exchange: Exchange, work: Callable[[], None]) -> None:
+def _run_after(exchange: Exchange) -> None:
     """What was acknowledged stays so, whatever happens afterwards."""
-    try:
-        work()
-    except Exception:  # noqa: BLE001 - the last edge: logged
-        _LOG.exception("What should follow request %s failed.", exchange.request_id)
+    for work in exchange.after:
+        try:
+            work()
+        except Exception:  # noqa: BLE001 - the last edge: logged
+            _LOG.exception("What should follow request %s failed.", exchange.request_id)
 
 
 def _found(exchange: Exchange) -> Found:
