@@ -223,8 +223,8 @@ class Pipeline:
 
         self._enter()
         try:
-            # A client that leaves does not undo what the writer has begun: the future is not cancelled with it, and what
-            # follows the commit hangs on the future, before the answer.
+            # A client that leaves does not undo what the writer has begun: the future is not cancelled with it. What
+            # follows the commit hangs on the future, too.
             written = self._writer.submit(work)
             written.add_done_callback(follow)
             response: HttpResponse = await asyncio.shield(asyncio.wrap_future(written))
