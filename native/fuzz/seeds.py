@@ -219,7 +219,9 @@ def module_answers() -> Seeds:
         yield step, bytes([index]) + answers[step]
         half = answers[step][: len(answers[step]) // 2]
         yield f"{step}-not", bytes([index]) + half + bytes([CODE + 6 * 2]) + sized(b"") * 3
-    hello = payload(messages.HelloResponse(client=1, cookie=bytes(16), hsm_id=b"a", cluster_id=b"b", partition_id=1))
+    hello = payload(
+        messages.HelloResponse(client=1, cookie=bytes(16), hsm_id=b"a", cluster_id=b"b", partition_id=1, fips=0)
+    )
     yield "hostile-start", bytes([0x80]) + hello + bytes([PLAIN] * 4) + answers["find"]
     for offset, name in enumerate(("length", "op", "flags", "seq", "word", "epoch")):
         at = (0, 4, 6, 8, 16, 24)[offset]
