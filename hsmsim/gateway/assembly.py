@@ -4,39 +4,31 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import TYPE_CHECKING, Any, Final
+from typing import Final
 
 from hsmsim.config import Places
 from hsmsim.gateway.ports import Parts, Ports
+from hsmsim.services.cloudtrail import api as cloudtrail
+from hsmsim.services.cloudtrail import retention
+from hsmsim.services.cloudtrail.store import History
 from hsmsim.services.iam import api as iam
 from hsmsim.services.iam import bootstrap
 from hsmsim.services.iam.authorizer import IamAuthorizer
 from hsmsim.services.iam.directory import Directory
 from hsmsim.services.sts import api as sts
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    from sqlalchemy.engine import Connection
-
 _LOG: Final = logging.getLogger("hsmsim.gateway")
-
-
-class NoRecorder:
-    """The recorder of a gateway without CloudTrail."""
-
-    def record(self, connection: Connection, *events: Mapping[str, Any]) -> None:
-        """Keep nothing."""
 
 
 def build(ports: Ports) -> Parts:
     """All of them, connected."""
     directory = open_directory(ports)
     return Parts(
-        services=(iam.build(directory), sts.build(directory)),
+        services=(iam.build(directory), sts.build(directory), cloudtrail.build()),
         credentials=directory,
         authorizer=IamAuthorizer(directory),
-        recorder=NoRecorder(),
+        recorder=History(lambda: ports.wake(retention.NAME)),
+        reconcilers=(retention.Retention(ports.database, ports.writer, ports.clock, ports.events),),
     )
 
 

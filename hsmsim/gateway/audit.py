@@ -33,7 +33,7 @@ def event(
         "eventTime": times.to_iso(int(call.clock.time())),
         "eventSource": service.source,
         "eventName": model.name,
-        "awsRegion": call.region,
+        "awsRegion": service.region or call.region,
         "sourceIPAddress": call.source_ip,
         "userAgent": call.user_agent,
         "requestParameters": None,

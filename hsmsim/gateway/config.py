@@ -25,7 +25,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
 
     home: the state folder; the database and the management socket are in it. port, tls_port: 0 takes a free one, null
     none. certificate, key: PEM files, for tls_port. ready: a file that is written, with the ports, when the gateway
-    listens.
+    listens. events: CloudTrail events that are kept at most, the newest ones; a thousand take about 1.3 MB.
     """
 
     home: Path
@@ -38,6 +38,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     accept_any_credentials: bool = False
     default_account: str = DEFAULT_ACCOUNT
     threads: int = 16
+    events: int = 250_000
 
     @classmethod
     def read(cls, path: Path) -> Self:
@@ -50,6 +51,8 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
             raise HsmsimError(f"{path}: the gateway needs a port or a tls_port.")
         if config.tls_port is not None and not (config.certificate and config.key):
             raise HsmsimError(f"{path}: tls_port needs a certificate and a key.")
+        if config.events < 1:
+            raise HsmsimError(f"{path}: events must be at least 1, not {config.events}.")
         if not (len(config.default_account) == 12 and config.default_account.isdigit()):  # noqa: PLR2004 - AWS's length
             raise HsmsimError(f"{path}: an account id has twelve digits, not {config.default_account!r}.")
         return config

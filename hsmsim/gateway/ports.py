@@ -63,6 +63,8 @@ class Ports:
     default_account: str
     home: Path
     """The state folder, 0700."""
+    events: int
+    """CloudTrail events that are kept at most."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

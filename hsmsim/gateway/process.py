@@ -99,6 +99,7 @@ async def _serve(config: GatewayConfig, build: Build, clock: Clock) -> None:
             forget_key=forget,
             default_account=config.default_account,
             home=config.home,
+            events=config.events,
         )
         parts = build(ports)
         behind = Behind(parts.recorder, writer)

@@ -159,6 +159,8 @@ class Service:
     prefix: str
     denied: str = "AccessDeniedException"
     unsupported: str = "NotImplementedException"
+    region: str = ""
+    """Where CloudTrail records the calls of a global service; empty: in the region that the signature names."""
     operations: dict[str, Operation] = field(default_factory=dict)
     redact: (
         Callable[[str, dict[str, Any], dict[str, Any] | None], tuple[dict[str, Any], dict[str, Any] | None]] | None

@@ -26,6 +26,17 @@ _UNICODE: Final = {
 _ASCII: Final = {r"\p{ASCII}": r"[\x00-\x7f]", r"[\w-_]": r"[\w\-_]"}
 
 
+# Constraints that the service's own operations check, with an error of their own: service, shape, traits.
+_OWN_CHECKS: Final[Mapping[str, Mapping[str, tuple[str, ...]]]] = {
+    "cloudtrail": {
+        "MaxResults": ("min", "max"),
+        "LookupAttributeKey": ("enum",),
+        "LookupAttributeValue": ("min", "max"),
+        "EventCategory": ("enum",),
+    },
+}
+
+
 @dataclass(slots=True)
 class Shape:
     """A type of the model. What does not belong to its `type` is empty."""
@@ -215,4 +226,10 @@ def load(name: str) -> ServiceModel:
     """Return the model that botocore has in the folder of this name."""
     from botocore.loaders import Loader  # noqa: PLC0415 - a twelfth of a second that no start-up needs
 
-    return ServiceModel(name, Loader().load_service_model(name, "service-2"))
+    raw = Loader().load_service_model(name, "service-2")
+    own = _OWN_CHECKS.get(name, {})
+    shapes = {
+        shape: {trait: value for trait, value in traits.items() if trait not in own.get(shape, ())}
+        for shape, traits in raw["shapes"].items()
+    }
+    return ServiceModel(name, {**raw, "shapes": shapes} if own else raw)

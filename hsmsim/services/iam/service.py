@@ -59,7 +59,15 @@ def operation(request: type[Request], mode: Mode, access: AccessOf, *, name: str
 
 def build(directory: Directory) -> Service:
     """Return the service over what is in the directory."""
-    service = Service("iam", "iam", "iam.amazonaws.com", "iam", denied="AccessDenied", unsupported="NotImplemented")
+    service = Service(
+        "iam",
+        "iam",
+        "iam.amazonaws.com",
+        "iam",
+        denied="AccessDenied",
+        unsupported="NotImplemented",
+        region="us-east-1",
+    )
     iam = Iam(directory)
 
     def accessed(access: AccessOf) -> Callable[[Call, Any], Iterable[Access]]:

@@ -85,14 +85,16 @@ def build(roles: Roles) -> Service:
     nobody_asked: Callable[[Call, Any], Iterable[Access]] = lambda _call, _request: ()  # noqa: E731 - a table's entry
     add(Nothing, Mode.INLINE, nobody_asked)(get_caller_identity)
     add(GetAccessKeyInfo, Mode.INLINE)(get_access_key_info)
-    makers: list[tuple[type[Request], Callable[[Call, Any], Iterable[Access]], Run]] = [
-        (GetSessionToken, nobody_asked, get_session_token),
-        (GetFederationToken, _on_federation, get_federation_token),
-        (AssumeRole, partial(_on_role, roles), assume_role),
+    # CloudTrail shows their answers, without the secret, and calls two of the three read-only all the same.
+    makers: list[tuple[type[Request], Callable[[Call, Any], Iterable[Access]], Run, bool]] = [
+        (GetSessionToken, nobody_asked, get_session_token, True),
+        (GetFederationToken, _on_federation, get_federation_token, False),
+        (AssumeRole, partial(_on_role, roles), assume_role, True),
     ]
-    for request, access, run in makers:
-        # CloudTrail calls them read-only and shows their answers all the same.
-        add(request, Mode.INLINE, access, name=request.__name__, shows_response=True)(partial(run, roles))
+    for request, access, run, reads in makers:
+        add(request, Mode.INLINE, access, name=request.__name__, read_only=reads, shows_response=True)(
+            partial(run, roles)
+        )
     return service
 
 

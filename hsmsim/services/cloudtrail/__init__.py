@@ -1,0 +1,1 @@
+"""CloudTrail's event history: what every call left behind, and LookupEvents over it."""
