@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from hsmsim.services.kernel import Call, Operation, Service
 
 EVENT_VERSION: Final = "1.11"
+_READS: Final = ("Describe", "Get", "List", "Lookup", "Search")
+"""How the names of operations begin that only read, as far as it takes for those that are not built."""
 
 
 def event(
@@ -40,7 +42,7 @@ def event(
         "responseElements": None,
         "requestID": call.request_id,
         "eventID": _uuid(call.ids.token(16)),
-        "readOnly": operation.read_only if operation else False,
+        "readOnly": operation.read_only if operation else model.name.startswith(_READS),
         "eventType": "AwsApiCall",
         "managementEvent": True,
         "recipientAccountId": call.account,

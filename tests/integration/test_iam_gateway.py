@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
-import time
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import pytest
-from botocore.config import Config
 from botocore.exceptions import ClientError
 from botocore.session import get_session
+from support.assembled import ACCOUNT, Gateway
 
 from hsmsim.clock import ManualClock
 from hsmsim.crypto.seal import Seal
@@ -25,52 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-ACCOUNT = "123456789012"
 FULL = json.dumps({"Version": "2012-10-17", "Statement": {"Effect": "Allow", "Action": "*", "Resource": "*"}})
-ONCE = Config(retries={"total_max_attempts": 1, "mode": "standard"}, connect_timeout=5, read_timeout=30)
-
-
-class Gateway:
-    """A process of the gateway, and clients of it."""
-
-    def __init__(self, folder: Path) -> None:
-        self.home, self._ready = folder / "home", folder / "ready.json"
-        config = folder / "gateway.json"
-        config.write_text(json.dumps({"home": str(self.home), "port": 0, "ready": str(self._ready)}))
-        self._log = folder / "gateway.log"
-        environment = {**os.environ, "HSMSIM_RUN": str(folder / "run")}
-        with self._log.open("ab") as log:
-            command = [sys.executable, "-m", "hsmsim.gateway", "--config", str(config)]
-            self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
-        deadline = time.monotonic() + 60
-        while not self._ready.exists():
-            assert self.process.poll() is None, self.log()
-            assert time.monotonic() < deadline, self.log()
-            time.sleep(0.02)
-        self.url = f"http://127.0.0.1:{json.loads(self._ready.read_text())['http']}"
-
-    def client(self, service: str, keys: dict[str, Any]) -> Any:
-        return boto3.client(
-            service,
-            endpoint_url=self.url,
-            region_name="eu-west-1",
-            aws_access_key_id=keys["AccessKeyId"],
-            aws_secret_access_key=keys["SecretAccessKey"],
-            aws_session_token=keys.get("SessionToken"),
-            config=ONCE,
-        )
-
-    @property
-    def root(self) -> dict[str, str]:
-        kept = json.loads((self.home / "root-key.json").read_text())
-        return {"AccessKeyId": kept["access_key_id"], "SecretAccessKey": kept["secret_access_key"]}
-
-    def log(self) -> str:
-        return self._log.read_text()
-
-    def stop(self) -> None:
-        self.process.terminate()
-        self.process.wait(30)
 
 
 @pytest.fixture(scope="module")

@@ -99,6 +99,8 @@ async def running(
         wake_all=lambda: None,
         forget_key=lambda _: None,
         default_account=ACCOUNT,
+        home=folder,
+        events=1000,
     )
     built = build(ports)
     parts = Parts(services=(*built.services, *services), credentials=recorder, authorizer=recorder, recorder=recorder)

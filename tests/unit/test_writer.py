@@ -10,6 +10,7 @@ import pytest
 from sqlalchemy import func, insert, inspect, select
 from sqlalchemy.exc import IntegrityError
 
+import hsmsim.gateway.assembly  # noqa: F401 - the services, which register their tables
 from hsmsim.errors import StorageError
 from hsmsim.storage.database import Database
 from hsmsim.storage.gateway import GATEWAY, SETTINGS
