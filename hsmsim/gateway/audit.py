@@ -120,8 +120,8 @@ def _issuer_type(arn: str) -> str:
 
 
 def shown(ref: Ref | None, value: Any) -> Any:  # noqa: ANN401, PLR0911 - any value of the model, a case for each type
-    """A value as CloudTrail shows it; None where it is sensitive."""
-    if ref is None or ref.shape.sensitive:
+    """A value as CloudTrail shows it, None where it is sensitive; what was refused is shown too, valid or not."""
+    if ref is None or value is None or ref.shape.sensitive:
         return None
     shape = ref.shape
     match shape.type:

@@ -1,7 +1,7 @@
 """GetCallerIdentity, signed, over HTTP: the gateway against moto's server, one after the other in the same run.
 
 The client is wrk with one thread and 16 connections. It sends one signed request again and again: a signature is good
-for 15 minutes. The gateway checks it each time and records each call; moto does neither.
+for 15 minutes. The gateway, with all its services, checks it each time and records each call; moto does neither.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
-from support.gateway import ROOT, running
-from support.gateway_parts import SECRET, USER
+from support.assembled import Gateway
+from support.gateway import ROOT
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -40,12 +40,12 @@ class Rates:
     moto: float
 
 
-def script(folder: Path, url: str) -> Path:
+def script(folder: Path, url: str, keys: dict[str, str]) -> Path:
     """wrk's Lua for one signed request."""
     request = AWSRequest(
         "POST", url, data=BODY, headers={"Content-Type": "application/x-www-form-urlencoded; charset=utf-8"}
     )
-    SigV4Auth(Credentials(USER.access_key_id, SECRET), "sts", "us-east-1").add_auth(request)
+    SigV4Auth(Credentials(keys["AccessKeyId"], keys["SecretAccessKey"]), "sts", "us-east-1").add_auth(request)
     lines = ['wrk.method = "POST"', f'wrk.body = "{BODY}"']
     lines += [f'wrk.headers["{name}"] = "{value}"' for name, value in request.headers.items()]
     path = folder / "request.lua"
@@ -53,8 +53,8 @@ def script(folder: Path, url: str) -> Path:
     return path
 
 
-def rate(folder: Path, url: str, seconds: int) -> float:
-    command = ["wrk", "-t1", "-c16", f"-d{seconds}s", "-s", str(script(folder, url)), url]
+def rate(folder: Path, url: str, keys: dict[str, str], seconds: int) -> float:
+    command = ["wrk", "-t1", "-c16", f"-d{seconds}s", "-s", str(script(folder, url, keys)), url]
     text = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
     assert "Non-2xx" not in text, text
     found = re.search(r"Requests/sec:\s+([\d.]+)", text)
@@ -90,13 +90,16 @@ def rates(moto: str, tmp_path_factory: pytest.TempPathFactory) -> Rates:
     assert shutil.which("wrk"), "wrk is missing; scripts/bench installs it"
     folder = tmp_path_factory.mktemp("bench")
     ours, theirs = 0.0, 0.0
-    with running(folder) as gateway:
-        url = gateway.url() + "/"
+    gateway = Gateway(folder)
+    try:
+        url, keys = gateway.url + "/", gateway.root
         for target in (url, moto):
-            rate(folder, target, WARM_S)
+            rate(folder, target, keys, WARM_S)
         for _ in range(ROUNDS):
-            ours = max(ours, rate(folder, url, RUN_S))
-            theirs = max(theirs, rate(folder, moto, RUN_S))
+            ours = max(ours, rate(folder, url, keys, RUN_S))
+            theirs = max(theirs, rate(folder, moto, keys, RUN_S))
+    finally:
+        gateway.stop()
     print(f"\nGetCallerIdentity: gateway {ours:,.0f}/s, moto {theirs:,.0f}/s, ratio {ours / theirs:.1f}")  # noqa: T201 - the figure
     return Rates(ours, theirs)
 

@@ -379,6 +379,22 @@ def test_errors(gateway: Gateway, members: dict[str, Any], code: str) -> None:
     assert record_of(gateway, answer)[1]["errorCode"] == code
 
 
+def test_a_null_in_a_list_is_refused_and_recorded(gateway: Gateway) -> None:
+    client = gateway.client("cloudtrail", gateway.root)
+    client.meta.events.register("before-call.cloudtrail.LookupEvents", put_null)
+    answer = refused(lambda: client.lookup_events(MaxResults=7))
+    assert answer["Error"] == {
+        "Code": "ValidationException",
+        "Message": "1 validation error detected: Value null at 'lookupAttributes.1.member' failed to satisfy "
+        "constraint: Member must not be null",
+    }
+    assert record_of(gateway, answer)[1]["requestParameters"] == {"lookupAttributes": [None]}
+
+
+def put_null(params: dict[str, Any], **_more: Any) -> None:
+    params["body"] = b'{"LookupAttributes": [null]}'
+
+
 def test_a_right_to_look_up_is_needed(gateway: Gateway) -> None:
     key = new_user(gateway, "reader", policy("cloudtrail:LookupEvents"))
     assert gateway.client("cloudtrail", key, GLOBAL).lookup_events(MaxResults=1)["Events"]

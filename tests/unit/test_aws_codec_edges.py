@@ -280,6 +280,18 @@ def test_any_text_is_carried_by_xml_or_replaced(text: str) -> None:
             "Value 'Fly' at 'operations.2.member'",
             f"Member must satisfy enum value set: [{', '.join(GRANTS)}]",
         ),
+        (
+            "CreateGrant",
+            {"KeyId": "k", "GranteePrincipal": "p", "Operations": ["Sign", None]},
+            "Value null at 'operations.2.member'",
+            "Member must not be null",
+        ),
+        (
+            "Encrypt",
+            {"KeyId": "k", "Plaintext": b"x", "EncryptionContext": {"a": None}},
+            "Value null at 'encryptionContext.a.member'",
+            "Member must not be null",
+        ),
     ],
 )
 def test_json_services_say_what_does_not_fit(

@@ -112,9 +112,9 @@ def _value(ref: Ref, value: Any, path: str, findings: _Findings) -> None:  # noq
             _structure(shape, value, path, findings)
         case "list":
             _length(shape, value, path, findings)
+            assert shape.element is not None  # noqa: S101 - a list has one
             for number, item in enumerate(value, 1):
-                if item is not None and shape.element is not None:
-                    _value(shape.element, item, f"{path}.{number}.member", findings)
+                _item(shape.element, item, f"{path}.{number}.member", findings)
         case "map":
             _map(shape, value, path, findings)
 
@@ -124,8 +124,15 @@ def _map(shape: Shape, value: dict[str, Any], path: str, findings: _Findings) ->
     assert shape.key is not None and shape.value is not None  # noqa: S101, PT018 - a map has both
     for key, item in value.items():
         _value(shape.key, key, f"{path}.key", findings)
-        if item is not None:
-            _value(shape.value, item, f"{path}.{key}.member", findings)
+        _item(shape.value, item, f"{path}.{key}.member", findings)
+
+
+def _item(ref: Ref, value: Any, path: str, findings: _Findings) -> None:  # noqa: ANN401
+    """An element of a list or a value of a map: there is one, since no model here has sparse lists."""
+    if value is None:
+        findings.add(ref.shape, None, path, "Member must not be null")
+    else:
+        _value(ref, value, path, findings)
 
 
 def _string(shape: Shape, value: str, path: str, findings: _Findings) -> None:
