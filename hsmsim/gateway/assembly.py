@@ -11,6 +11,7 @@ from hsmsim.gateway.ports import Parts, Ports
 from hsmsim.services.cloudtrail import api as cloudtrail
 from hsmsim.services.cloudtrail import retention
 from hsmsim.services.cloudtrail.store import History
+from hsmsim.services.ec2 import api as ec2
 from hsmsim.services.iam import api as iam
 from hsmsim.services.iam import bootstrap
 from hsmsim.services.iam.authorizer import IamAuthorizer
@@ -24,7 +25,7 @@ def build(ports: Ports) -> Parts:
     """All of them, connected."""
     directory = open_directory(ports)
     return Parts(
-        services=(iam.build(directory), sts.build(directory), cloudtrail.build()),
+        services=(iam.build(directory), sts.build(directory), cloudtrail.build(), ec2.build(ports.database)),
         credentials=directory,
         authorizer=IamAuthorizer(directory),
         recorder=History(lambda: ports.wake(retention.NAME)),

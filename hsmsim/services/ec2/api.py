@@ -1,0 +1,9 @@
+"""The service: importing this module registers every operation."""
+
+from __future__ import annotations
+
+from hsmsim.services.ec2 import grouprules, groups, interfaces, regions, subnets, tags, vpcs
+from hsmsim.services.ec2.ports import Ec2Network
+from hsmsim.services.ec2.service import build
+
+__all__ = ["Ec2Network", "build", "grouprules", "groups", "interfaces", "regions", "subnets", "tags", "vpcs"]
