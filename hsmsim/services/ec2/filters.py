@@ -14,7 +14,7 @@ from typing import Final, TypeAlias, TypeVar
 
 from hsmsim.errors import AwsError
 from hsmsim.services.ec2.model import FILTER_VALUES, LEAST_RESULTS, MOST_RESULTS
-from hsmsim.services.ec2.rules import bad, invalid
+from hsmsim.services.ec2.rules import bad, invalid, lacking
 
 T = TypeVar("T")
 Values: TypeAlias = Callable[[T], Iterable[object]]
@@ -56,6 +56,8 @@ def chosen(
     kept = list(found)
     for name, values in wanted:
         take = _values_of(name, table, tags)
+        if not values:
+            raise lacking(f"value of the filter '{name}'")
         patterns = [pattern(value) for value in values]
         kept = [one for one in kept if _meets(take(one), patterns)]
     return kept

@@ -211,7 +211,7 @@ def _authorize(call: Call, request: Permissions, tags: list[TagSpecification], *
     for opening in wanted:
         if opening in there:
             raise permissions.duplicate(opening)
-    if len(there) + len(wanted) > RULES_PER_GROUP:
+    if permissions.weight([*there, *wanted]) > RULES_PER_GROUP:
         raise rules.quota("RulesPerSecurityGroupLimitExceeded", "rules per security group")
     made = []
     for opening, description in wanted.items():

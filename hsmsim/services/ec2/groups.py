@@ -87,28 +87,30 @@ def resolve(call: Call, request: OfGroup) -> Group:
 
 
 def _in_default_vpc(call: Call, name: str) -> Group:
-    home = default_vpc(call.tx, place_of(call))
-    if home is None:
-        raise AwsError("VPCIdNotSpecified", "No default VPC for this user")
-    found = store.group_named(call.tx, home.id, name)
+    home = _home(call)
+    found = store.group_named(call.tx, home, name)
     if found is None:
-        text = f"The security group '{name}' does not exist in default VPC '{home.id}'"
+        text = f"The security group '{name}' does not exist in default VPC '{home}'"
         raise AwsError("InvalidGroup.NotFound", text)
     return found
 
 
 def on_group(call: Call, request: OfGroup) -> list[Access]:
     """The operation on the group that the request names."""
-    if request.group_name and not request.group_id:
-        id_ = _in_default_vpc(call, request.group_name).id
+    home = default_vpc(call.tx, place_of(call))
+    if request.group_id:
+        mine = store.of(place_of(call), store.GROUPS)
+        found = next(iter(store.groups(call.tx, *mine, store.GROUPS.c.id == request.group_id)), None)
     else:
-        id_ = request.group_id
-    found = store.groups(call.tx, *store.of(place_of(call), store.GROUPS), store.GROUPS.c.id == id_)
-    return [on(call, Kind.GROUP, id_, **(in_vpc(call, found[0].vpc) if found else {}))]
+        found = store.group_named(call.tx, home.id, request.group_name) if home else None
+    if found is None:
+        return [Access(f"ec2:{call.operation}", arn(call, Kind.GROUP, request.group_id or "*"), call.account)]
+    return [on(call, Kind.GROUP, found.id, **in_vpc(call, found.vpc))]
 
 
 def _on_new_group(call: Call, request: CreateSecurityGroup) -> list[Access]:
-    home = request.vpc_id or _home(call)
+    own = default_vpc(call.tx, place_of(call))
+    home = request.vpc_id or (own.id if own else "*")
     new = on_new(call, Kind.GROUP, request.tag_specifications, **in_vpc(call, home))
     return [*new, on(call, Kind.VPC, home)]
 

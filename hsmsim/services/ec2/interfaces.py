@@ -162,7 +162,7 @@ def make(tx: Connection, place: Place, ids: Ids, new: New) -> Interface:
         region=place.region,
         subnet=subnet.id,
         address=address,
-        mac=rules.mac(address, ids.below(1 << 14)),
+        mac=rules.mac(address, ids.below(256)),
         description=new.description,
         created=new.now,
         requester=new.requester,

@@ -20,7 +20,7 @@ VPCS: Final = 5
 SUBNETS_PER_VPC: Final = 200
 GROUPS: Final = 2500
 RULES_PER_GROUP: Final = 60
-"""For each direction."""
+"""For each direction, and for IPv4 and IPv6 apart."""
 GROUPS_PER_INTERFACE: Final = 5
 INTERFACES: Final = 5000
 TAGS: Final = 50

@@ -85,6 +85,12 @@ def check_once(openings: Sequence[Opening]) -> None:
         raise invalid("The same permission must not appear multiple times")
 
 
+def weight(openings: Iterable[Opening]) -> int:
+    """Count as the quota does: IPv4 and IPv6 apart, groups with both."""
+    kinds = [(bool(one.cidr4), bool(one.cidr6)) for one in openings]
+    return len(kinds) - min(kinds.count((True, False)), kinds.count((False, True)))
+
+
 def duplicate(opening: Opening) -> AwsError:
     """The group has that rule already."""
     peer = opening.cidr4 or opening.cidr6 or opening.peer

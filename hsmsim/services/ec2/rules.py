@@ -167,8 +167,8 @@ def free_address(cidr: str, taken: set[str], below: Callable[[int], int]) -> str
 
 
 def mac(address: str, salt: int) -> str:
-    """Return a locally administered address: the last four bytes are the IPv4 address."""
-    octets = [0x02 | salt << 2 & 0xFC, 0x42 ^ salt >> 6 & 0xFF, *IPv4Address(address).packed]
+    """Return a locally administered address that ends in the IPv4 one; salt: a byte."""
+    octets = [0x02, salt, *IPv4Address(address).packed]
     return ":".join(f"{octet:02x}" for octet in octets)
 
 

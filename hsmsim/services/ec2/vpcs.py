@@ -16,6 +16,7 @@ from hsmsim.services.ec2.service import (
     Dry,
     OfVpc,
     Tagging,
+    arn,
     default_vpc,
     describe,
     members,
@@ -178,7 +179,11 @@ def modify_vpc_attribute(call: Call, request: ModifyVpcAttribute) -> None:
     store.change_vpc(call.tx, vpc.id, **given)
 
 
-@operation(DescribeVpcAttribute, Mode.READ)
+def _on_shown_vpc(call: Call, request: DescribeVpcAttribute) -> list[Access]:
+    return [Access(f"ec2:{call.operation}", arn(call, Kind.VPC, request.vpc_id), call.account)]
+
+
+@operation(DescribeVpcAttribute, Mode.READ, _on_shown_vpc)
 def describe_vpc_attribute(call: Call, request: DescribeVpcAttribute) -> Response:
     """DescribeVpcAttribute."""
     vpc = need_vpc(call.tx, place_of(call), request.vpc_id)
