@@ -66,12 +66,12 @@ class World:
         operation = self.services[service].operations[name]
         request = msgspec.convert(members, operation.request)
         after: list[Any] = []
-        call = self.call(service, name, caller, after)
-        for access in operation.access(call, request):
-            self.authorizer.authorize(call, access)
 
         def within(connection: Any) -> Any:
-            return operation.run(self.call(service, name, caller, after, connection), request)
+            call = self.call(service, name, caller, after, connection)
+            for access in operation.access(call, request):
+                self.authorizer.authorize(call, access)
+            return operation.run(call, request)
 
         if operation.mode is Mode.WRITE:
             response = self.writer.write(within)
@@ -79,7 +79,7 @@ class World:
             with self.database.read() as connection:
                 response = within(connection)
         else:
-            response = operation.run(call, request)
+            response = within(None)
         for work in after:
             work()
         return dict(response or {})

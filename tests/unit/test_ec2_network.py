@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.aws import World
 
+from hsmsim.errors import AwsError
 from hsmsim.ids import SystemIds
 from hsmsim.services.ec2 import api as ec2
 from hsmsim.services.ec2 import founding, store
+from hsmsim.services.ec2.model import Subnet
 from hsmsim.services.network import (
     InterfaceFacts,
     Network,
@@ -147,7 +149,7 @@ def test_an_interface_takes_an_address_and_gives_it_back(network: Network, withi
 def test_a_full_subnet_has_no_address(network: Network, within: Within) -> None:
     def work(tx: Connection) -> None:
         vpc = founding.vpc(tx, HOME, SystemIds(), "10.0.0.0/28")
-        tiny = store.Subnet("subnet-0123456789abcdef0", *vars_of(HOME), vpc.id, "eu-central-1a", "10.0.0.0/28")
+        tiny = Subnet("subnet-0123456789abcdef0", HOME.account, HOME.region, vpc.id, "eu-central-1a", "10.0.0.0/28")
         store.add_subnet(tx, tiny)
         group = network.create_group(tx, HOME, NewGroup(vpc.id, "g", "g", 1, 2))
         new = NewInterface(tiny.id, group, "", "cloudhsm")
@@ -157,10 +159,6 @@ def test_a_full_subnet_has_no_address(network: Network, within: Within) -> None:
         assert refusal(lambda: network.create_interface(tx, HOME, new)) is Refusal.NO_ADDRESS
 
     within(work)
-
-
-def vars_of(place: Place) -> tuple[str, str]:
-    return place.account, place.region
 
 
 def test_what_the_transaction_undoes_was_never_there(network: Network, world: World) -> None:
@@ -174,3 +172,45 @@ def test_what_the_transaction_undoes_was_never_there(network: Network, world: Wo
         world.writer.write(work)
     with world.database.read() as tx:
         assert refusal(lambda: network.openings(tx, HOME, made[0])) is Refusal.NO_GROUP
+
+
+def test_an_account_sees_a_managed_interface_and_cannot_take_it(network: Network, world: World) -> None:
+    world.services["ec2"] = ec2.build(world.database)
+    caller, place = world.root.caller, ELSEWHERE
+
+    def run(name: str, **members: Any) -> dict[str, Any]:
+        return world.run("ec2", name, caller, members)
+
+    zone = {"Name": "availability-zone", "Values": ["eu-west-1a"]}
+    home = run("DescribeSubnets", Filters=[zone])["Subnets"][0]
+
+    def work(tx: Connection) -> InterfaceFacts:
+        group = network.create_group(tx, place, NewGroup(home["VpcId"], "cluster", "of a cluster", 2223, 2225))
+        new = NewInterface(home["SubnetId"], group, "of an HSM", "cloudhsm.amazonaws.com", "172.31.0.9")
+        return network.create_interface(tx, place, new)
+
+    made = world.writer.write(work)
+    (shown,) = run("DescribeNetworkInterfaces")["NetworkInterfaces"]
+    assert (shown["NetworkInterfaceId"], shown["PrivateIpAddress"]) == (made.id, "172.31.0.9")
+    assert (shown["RequesterManaged"], shown["RequesterId"]) == (True, "cloudhsm.amazonaws.com")
+    assert (shown["Status"], shown["Description"]) == ("in-use", "of an HSM")
+    assert (shown["Attachment"]["Status"], shown["Attachment"]["InstanceOwnerId"]) == ("attached", "amazon-aws")
+    for name, value in [("attachment.attach-time", "2023-11-14T22:13:20.000Z"), ("requester-id", "cloudhsm*")]:
+        found = run("DescribeNetworkInterfaces", Filters=[{"Name": name, "Values": [value]}])
+        assert len(found["NetworkInterfaces"]) == 1
+    for name, members, code in [
+        ("DeleteNetworkInterface", {}, "InvalidNetworkInterface.InUse"),
+        ("ModifyNetworkInterfaceAttribute", {"Description": {"Value": "mine"}}, "AuthFailure"),
+        ("ModifyNetworkInterfaceAttribute", {"Groups": []}, "AuthFailure"),
+    ]:
+        with pytest.raises(AwsError) as error:
+            run(name, NetworkInterfaceId=made.id, **members)
+        assert error.value.code == code
+    with pytest.raises(AwsError) as error:
+        run("DeleteSubnet", SubnetId=home["SubnetId"])
+    assert error.value.code == "DependencyViolation"
+    mine = run("CreateNetworkInterface", SubnetId=home["SubnetId"])["NetworkInterface"]["NetworkInterfaceId"]
+    with world.database.read() as tx:
+        assert refusal(lambda: network.delete_interface(tx, place, mine)) is Refusal.NO_INTERFACE
+    world.writer.write(lambda tx: network.delete_interface(tx, place, made.id))
+    assert [one["NetworkInterfaceId"] for one in run("DescribeNetworkInterfaces")["NetworkInterfaces"]] == [mine]
