@@ -45,7 +45,7 @@ def world(tmp_path: Path) -> Iterator[World]:
 
 @pytest.fixture
 def network(world: World) -> Network:
-    return ec2.Ec2Network(world.clock, SystemIds())
+    return ec2.network(world.clock, SystemIds())
 
 
 @pytest.fixture

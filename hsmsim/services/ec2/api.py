@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from hsmsim.services.ec2 import grouprules, groups, interfaces, regions, subnets, tags, vpcs
-from hsmsim.services.ec2.ports import Ec2Network
+from hsmsim.services.ec2.ports import network
 from hsmsim.services.ec2.service import build
 
-__all__ = ["Ec2Network", "build", "grouprules", "groups", "interfaces", "regions", "subnets", "tags", "vpcs"]
+__all__ = ["build", "grouprules", "groups", "interfaces", "network", "regions", "subnets", "tags", "vpcs"]

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from hsmsim.clock import Clock
     from hsmsim.services.kernel import Ids
+    from hsmsim.services.network import Network
 
 _REFUSALS: Final = {
     "InvalidVpcID.Malformed": Refusal.NO_VPC,
@@ -128,6 +129,11 @@ class Ec2Network:
         if not found.requester:
             raise NetworkError(Refusal.NO_INTERFACE, f"{found.id} is the customer's own interface.")
         store.remove_interface(tx, found.id)
+
+
+def network(clock: Clock, ids: Ids) -> Network:
+    """Return the port for assembly."""
+    return Ec2Network(clock, ids)
 
 
 def _facts(found: Interface) -> InterfaceFacts:

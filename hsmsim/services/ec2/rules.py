@@ -1,6 +1,7 @@
 """Decisions about EC2's network, and its errors in its words. Pure.
 
-Codes are from EC2's "Error codes". UNVERIFIED, from reports of users: the sentences of `managed` and `quota`.
+Codes are those of EC2's "Error codes". UNVERIFIED, where no document says it: the code of `managed`; the sentences of
+`managed`, `quota`, `missing` for malformed ids and `merged_tags`.
 """
 
 from __future__ import annotations
