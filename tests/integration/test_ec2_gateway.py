@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -11,6 +12,7 @@ from support.ec2 import ACCOUNTS, NOBODY, OPEN, REGION, client_of, code, new_gro
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 Client = Any
 
@@ -233,3 +235,35 @@ def test_what_is_not_built_is_refused_by_name(ec2: Client) -> None:
     )
     found, message, _ = refusal(lambda: ec2.describe_network_interfaces(IncludeManagedResources=True))
     assert (found, "IncludeManagedResources" in message) == ("Unsupported", True)
+
+
+# ---- first looks and restarts ------------------------------------------------------------------------------------
+
+
+def test_first_looks_at_once_make_one_default_vpc(gateway: Gateway, account: str) -> None:
+    clients = [client_of(gateway, account) for _ in range(6)]
+    with ThreadPoolExecutor(len(clients)) as pool:
+        answers = list(pool.map(lambda one: one.describe_vpcs()["Vpcs"], clients))
+    assert len(answers[0]) == 1
+    assert answers == [answers[0]] * len(clients)
+
+
+def test_a_killed_gateway_has_the_network_again(tmp_path: Path) -> None:
+    first = Gateway(tmp_path)
+    try:
+        ec2 = first.client("ec2", first.root)
+        vpc = new_vpc(ec2)
+        made = ec2.create_network_interface(SubnetId=new_subnet(ec2, vpc), PrivateIpAddress="10.0.0.7")
+        group = new_group(ec2, vpc)
+    finally:
+        first.process.kill()
+        first.process.wait(30)
+    second = Gateway(tmp_path)
+    try:
+        ec2 = second.client("ec2", second.root)
+        assert len(ec2.describe_vpcs()["Vpcs"]) == 2
+        (shown,) = ec2.describe_network_interfaces()["NetworkInterfaces"]
+        assert shown == made["NetworkInterface"] | {"Status": "available"}
+        assert [one["GroupId"] for one in ec2.describe_security_groups(GroupIds=[group])["SecurityGroups"]] == [group]
+    finally:
+        second.stop()
