@@ -50,6 +50,9 @@ struct cached_facts {
 /* What the application knows of a token: what the first call found, then what C_WaitForSlotEvent told. */
 enum presence { NOT_ASKED, ABSENT, PRESENT };
 
+/* Known once an HSM has been reached. */
+enum mode { MODE_UNKNOWN, MODE_FIPS, MODE_NON_FIPS };
+
 struct slot {
     CK_SLOT_ID id;
     const struct config_slot *config;
@@ -64,7 +67,7 @@ struct slot {
     atomic_bool ringless; /* an HSM ended the connection on which a ring was asked for: an older one */
     uint8_t cookie[64];
     uint32_t cookie_len;
-    bool fips; /* the cluster's mode, once an HSM has been reached */
+    _Atomic enum mode mode; /* the cluster's, for ever */
     _Atomic uint64_t epoch; /* written under the lock, compared without it on the hot path */
     enum presence told;
     bool complained; /* since an HSM answered last: one line a trouble */

@@ -259,11 +259,19 @@ CK_RV C_GetTokenInfo(CK_SLOT_ID slotID, CK_TOKEN_INFO_PTR pInfo)
 /* What the cluster's mode forbids is left out; with no HSM to ask, nothing is. */
 static CK_FLAGS offered(const struct slot *slot, const struct mechanism_info *info)
 {
-    CK_FLAGS forbidden = slot->fips ? info->fips_forbids : 0;
+    CK_FLAGS forbidden = slot->mode == MODE_FIPS ? info->fips_forbids : 0;
     if (module_cloudhsm()) {
         return info->cloudhsm ? info->aws & ~forbidden : 0;
     }
     return info->general ? info->functions & ~forbidden : 0;
+}
+
+/* offered() depends on it. */
+static void know_mode(struct slot *slot)
+{
+    if (slot->mode == MODE_UNKNOWN) {
+        (void)slot_present(slot);
+    }
 }
 
 CK_RV C_GetMechanismList(CK_SLOT_ID slotID, CK_MECHANISM_TYPE_PTR pMechanismList, CK_ULONG_PTR pulCount)
@@ -271,7 +279,7 @@ CK_RV C_GetMechanismList(CK_SLOT_ID slotID, CK_MECHANISM_TYPE_PTR pMechanismList
     struct slot *slot;
     CKR_TRY(slot_find(slotID, &slot));
     CKR_REQUIRE(pulCount != NULL, CKR_ARGUMENTS_BAD);
-    (void)slot_present(slot);
+    know_mode(slot);
     CK_ULONG count = 0, room = *pulCount;
     for (size_t i = 0; i < mechanism_count; i++) {
         if (offered(slot, &mechanism_table[i]) != 0) {
@@ -290,7 +298,7 @@ CK_RV C_GetMechanismInfo(CK_SLOT_ID slotID, CK_MECHANISM_TYPE type, CK_MECHANISM
     struct slot *slot;
     CKR_TRY(slot_find(slotID, &slot));
     CKR_REQUIRE(pInfo != NULL, CKR_ARGUMENTS_BAD);
-    (void)slot_present(slot);
+    know_mode(slot);
     const struct mechanism_info *info = mechanism_find(type);
     CKR_REQUIRE(info != NULL && offered(slot, info) != 0, CKR_MECHANISM_INVALID);
     *pInfo = (CK_MECHANISM_INFO){.ulMinKeySize = info->min_key, .ulMaxKeySize = info->max_key,

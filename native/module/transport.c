@@ -71,7 +71,7 @@ static CK_RV say_hello(struct link *link, bool join)
     CKR_REQUIRE(response.cookie.len <= sizeof slot->cookie, CKR_DEVICE_ERROR);
     wire_copy(slot->cookie, response.cookie);
     slot->cookie_len = response.cookie.len;
-    slot->fips = response.fips != 0;
+    slot->mode = response.fips != 0 ? MODE_FIPS : MODE_NON_FIPS;
     return CKR_OK;
 }
 
