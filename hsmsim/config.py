@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 ROOT_HOME = Path("/var/lib/hsmsim")
 ROOT_RUN = Path("/run/hsmsim")
+SYSTEM_CONFIG = Path("/etc/hsmsim")
+"""The folder of clients' configuration files for every user of the machine; user_config() for one user's."""
 
 _PACKAGE = Path(__file__).resolve().parent
 _SOFTHSM_LIBRARIES = ("/usr/lib/softhsm/libsofthsm2.so", "/usr/local/lib/softhsm/libsofthsm2.so")
@@ -102,6 +104,12 @@ class Places:
     def socket(self, hsm_id: str) -> Path:
         """Return the HSM's socket, which stands for its network port."""
         return self.run / f"{hsm_id}.sock"
+
+
+def user_config(environ: Mapping[str, str] | None = None) -> Path:
+    """Return the folder of this user's configuration files of clients."""
+    environ = os.environ if environ is None else environ
+    return Path(environ.get("XDG_CONFIG_HOME") or Path.home() / ".config") / "hsmsim"
 
 
 def module_path() -> Path:

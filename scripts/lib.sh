@@ -101,6 +101,11 @@ Then run $0 again."
 
 # ---- virtual environment -----------------------------------------------------------------------------------------
 
+make_command() { # NAME MODULE
+    printf '#!/bin/sh\nexec "$(dirname "$(readlink -f "$0")")/python" -P -m %s "$@"\n' "$2" >"$venv/bin/$1"
+    chmod +x "$venv/bin/$1"
+}
+
 create_venv() { # $1: lock file
     if [[ ! -x $venv/bin/python || $("$venv/bin/python" -c 'import sys; print(sys._base_executable)') != "$("$python" -c 'import sys; print(sys._base_executable)')" ]]; then
         "$python" -m venv --clear "$venv" || return
@@ -108,8 +113,8 @@ create_venv() { # $1: lock file
     "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --requirement "$1" || return
     # No editable install: its import hook runs ninja at every import. A path file and a script do the same at no cost.
     echo "$root" >"$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/hsmsim.pth"
-    printf '#!/bin/sh\nexec "$(dirname "$(readlink -f "$0")")/python" -P -m hsmsim.cli "$@"\n' >"$venv/bin/hsmsim"
-    chmod +x "$venv/bin/hsmsim"
+    make_command hsmsim hsmsim.cli
+    make_command cloudhsm-cli hsmsim.cli.cloudhsm
 }
 
 need_venv() { # $1: requirements.lock or requirements-dev.lock

@@ -27,6 +27,7 @@ COMMANDS: Final = {
     "partition": "hsmsim.cli.partition:partition",
     "clock": "hsmsim.cli.clock:clock",
     "configure-pkcs11": "hsmsim.cli.pkcs11:configure",
+    "configure-cli": "hsmsim.cli.configure:configure",
     "demo": "hsmsim.cli.demo:demo",
     "bench": "hsmsim.cli.bench:bench",
 }

@@ -2,35 +2,28 @@
 
 from __future__ import annotations
 
-import json
-import os
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
+from hsmsim.cli import configure as shared
 from hsmsim.cli import login
 from hsmsim.config import Places
-from hsmsim.errors import HsmsimError
-from hsmsim.fleet import modulecfg, state
+from hsmsim.fleet import modulecfg
 
-SYSTEM = Path("/etc/hsmsim/pkcs11.cfg")
-
-
-def _user_file() -> Path:
-    base = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(base) / "hsmsim" / "pkcs11.cfg"
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 @click.command("configure-pkcs11")
-@click.option("--system", is_flag=True, help=f"Write {SYSTEM}, for every user of this machine.")
-@click.option("--output", type=click.Path(path_type=Path), help="Write this file; name it in HSMSIM_PKCS11_CONFIG.")
+@shared.target_options
+@shared.file_options("pkcs11.cfg", "HSMSIM_PKCS11_CONFIG")
 @login.partition_option
 @click.option("--label", default=modulecfg.TOKEN, show_default=True, help="The token's label.")
 @click.option("--profile", type=click.Choice(["general", "cloudhsm"]), default="general", show_default=True)
 @click.option(
     "--disable-key-availability-check", is_flag=True, help="Let keys be made while only one HSM can keep them."
 )
-@click.option("--add-cluster", is_flag=True, help="Add a slot to the file instead of writing it anew.")
 @click.option("--log-file", default="", help="The module's log; standard error if not given.")
 @click.option(
     "--log-level", type=click.Choice(["error", "warn", "info", "debug", "trace"]), default="warn", show_default=True
@@ -45,8 +38,8 @@ def _user_file() -> Path:
 )
 def configure(
     *,
-    system: bool,
-    output: Path | None,
+    target: shared.Target,
+    path: Path,
     partition: str,
     label: str,
     profile: str,
@@ -63,8 +56,6 @@ def configure(
     then the system's, then at the one that a simulator run by root keeps in /run/hsmsim. `hsmsim env` sets the
     variable: use --output and export it to override.
     """
-    places = Places.resolve()
-    fleet = state.load(places)
     options = modulecfg.Options(
         partition=partition,
         label=label,
@@ -75,21 +66,8 @@ def configure(
         timeout_ms=timeout_ms,
         transport=transport,
     )
-    path = output or (SYSTEM if system else _user_file())
-    content = modulecfg.document(places, fleet.only_cluster(), fleet.account, options)
+    where = target.where(Places.resolve())
     if add_cluster and path.exists():
-        content = _added(path, modulecfg.slot(places, fleet.only_cluster(), fleet.account, options))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    state.write_private(path, modulecfg.encoded(content), mode=0o644)
-    click.echo(f"Wrote {path}.")
-
-
-def _added(path: Path, slot: dict[str, object]) -> dict[str, object]:
-    try:
-        content: dict[str, object] = json.loads(path.read_text(encoding="utf-8"))
-        clusters = content["clusters"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise HsmsimError(f"{path} is not a configuration of the module ({error}). Leave out --add-cluster.") from error
-    if not isinstance(clusters, list):
-        raise HsmsimError(f"{path}: `clusters` is not a list. Leave out --add-cluster to write the file anew.")
-    return content | {"clusters": [*clusters, slot]}
+        shared.write(path, shared.added(path, modulecfg.slot(where, options)))
+    else:
+        shared.write(path, modulecfg.document(where, options))

@@ -132,6 +132,16 @@ class Signed:
 
 def check(signed: bytes, anchor: bytes, spki: bytes) -> Signed:
     """Return the customer's certificate for the key `spki`; ParseError, IssuerError, ForeignKeyError."""
+    certificate, chain = require_issued(signed, anchor)
+    found = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    if found != spki:
+        raise ForeignKeyError("The signed certificate is for another key than the cluster's CSR: sign that CSR.")
+    text = b"".join(link.public_bytes(Encoding.PEM) for link in chain)
+    return Signed(certificate.public_bytes(Encoding.DER), text)
+
+
+def require_issued(signed: bytes, anchor: bytes) -> tuple[x509.Certificate, list[x509.Certificate]]:
+    """Return a certificate and the chain of the trust anchor that it ends in, all PEM; the errors of check()."""
     if len(signed) > CERTIFICATE_CHARS or len(anchor) > CHAIN_BYTES:
         raise ParseError(f"A certificate has at most {CERTIFICATE_CHARS} characters, a chain {CHAIN_BYTES} bytes.")
     certificate, chain = _one(signed), _several(anchor, "The trust anchor")
@@ -145,11 +155,7 @@ def check(signed: bytes, anchor: bytes, spki: bytes) -> Signed:
     for child, parent in zip((certificate, *chain), (*chain, chain[-1]), strict=True):
         _require_issued(child, parent)
         _require_allowed(child)
-    found = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    if found != spki:
-        raise ForeignKeyError("The signed certificate is for another key than the cluster's CSR: sign that CSR.")
-    text = b"".join(link.public_bytes(Encoding.PEM) for link in chain)
-    return Signed(certificate.public_bytes(Encoding.DER), text)
+    return certificate, chain
 
 
 def _one(data: bytes) -> x509.Certificate:

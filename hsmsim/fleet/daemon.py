@@ -26,7 +26,8 @@ from hsmsim import frames
 from hsmsim.config import Places
 from hsmsim.errors import CkrError, HsmsimError
 from hsmsim.fleet import launch, operations, protocol, state
-from hsmsim.fleet.protocol import Answer, Request, peer_uid
+from hsmsim.fleet.protocol import Answer, Request
+from hsmsim.hsm.client import peer_uid
 from hsmsim.hsm.roots.process import Roots
 
 if TYPE_CHECKING:

@@ -7,11 +7,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from hsmsim.fleet import state
-
 if TYPE_CHECKING:
-    from hsmsim.config import Places
-    from hsmsim.fleet.state import Cluster
+    from hsmsim.fleet.locate import Where
 
 PORT = 2223
 TRANSPORTS = ("auto", "socket")  # auto: shared memory where the HSM gives some
@@ -20,7 +17,7 @@ TOKEN = "hsmsim"  # noqa: S105 - a label
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a person may choose; log_file empty: standard error."""
+    """What a person may choose. log_file empty: standard error; hsm_ca_file empty: the certificate is not checked."""
 
     partition: str = ""
     label: str = TOKEN
@@ -30,37 +27,36 @@ class Options:
     log_level: str = "warn"
     timeout_ms: int = 5000
     transport: str = TRANSPORTS[0]
+    hsm_ca_file: str = ""
 
 
-def slot(places: Places, cluster: Cluster, account: str, options: Options) -> dict[str, object]:
+def slot(where: Where, options: Options) -> dict[str, object]:
     """Return one entry of `clusters`: one slot of the module."""
     servers = [
-        {"hostname": hsm.hsm_id, "port": PORT, "enable": True, "socket": str(places.socket(hsm.hsm_id))}
-        for hsm in cluster.hsms
+        {"hostname": server.hostname, "port": PORT, "enable": True, "socket": str(server.socket)}
+        for server in where.servers
     ]
+    cluster: dict[str, object] = {
+        "cluster_id": where.cluster_id,
+        "servers": servers,
+        "options": {"disable_key_availability_check": not options.key_availability_check},
+    }
+    if options.hsm_ca_file:
+        cluster["hsm_ca_file"] = options.hsm_ca_file
     return {
-        "type": "hsm2m",
-        "cluster": {
-            "cluster_id": cluster.cluster_id,
-            "servers": servers,
-            "options": {"disable_key_availability_check": not options.key_availability_check},
-        },
-        "hsmsim": {
-            "partition": options.partition,
-            "vantage": "",
-            "uid": state.uid_of(account),
-            "label": options.label,
-        },
+        "type": where.hsm_type.partition(".")[0],
+        "cluster": cluster,
+        "hsmsim": {"partition": options.partition, "vantage": "", "uid": where.uid, "label": options.label},
     }
 
 
-def document(places: Places, cluster: Cluster, account: str, options: Options) -> dict[str, object]:
+def document(where: Where, options: Options) -> dict[str, object]:
     """Return the whole file."""
     log: dict[str, object] = {"log_type": "term", "log_level": options.log_level}
     if options.log_file:
         log = {"log_type": "file", "log_file": options.log_file, "log_level": options.log_level}
     return {
-        "clusters": [slot(places, cluster, account, options)],
+        "clusters": [slot(where, options)],
         "logging": log,
         "hsmsim": {
             "profile": options.profile,

@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import os
 import socket
-import struct
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 import msgspec
 
 from hsmsim import frames
 from hsmsim.errors import HsmsimError
+from hsmsim.hsm.client import peer_uid
 
 if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
 SECONDS: Final = 180.0
-_CREDENTIALS: Final = struct.Struct("3i")
 _T = TypeVar("_T")
 
 
@@ -252,10 +251,3 @@ class FleetClient:
 def _require_owner(path: Path, uid: int, uids: frozenset[int] | set[int]) -> None:
     if uid not in uids:
         raise HsmsimError(f"{path} is not the fleet's: uid {uid} listens there.")
-
-
-def peer_uid(connection: socket.socket) -> int:
-    """Return the uid at the other end of a unix socket."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
-    uid: int = _CREDENTIALS.unpack(raw)[1]
-    return uid

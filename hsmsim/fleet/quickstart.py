@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from hsmsim.config import module_path
 from hsmsim.errors import HsmsimError
-from hsmsim.fleet import credentials, customer, launch, modulecfg, operations, state
+from hsmsim.fleet import credentials, customer, launch, locate, modulecfg, operations, state
 from hsmsim.fleet.access import Role, connect, login
 from hsmsim.fleet.credentials import Credential
 from hsmsim.hsm.messages import ActivateRequest, HsmInfoRequest, UserCreateRequest, UserListRequest
@@ -113,7 +113,8 @@ def _kept(places: Places, cluster_id: str, role: Role, name: str) -> Credential:
 def write_module_config(places: Places) -> None:
     """Write RUN/pkcs11.cfg, which every user may read."""
     fleet = state.load(places)
-    content = modulecfg.document(places, fleet.only_cluster(), fleet.account, modulecfg.Options())
+    where = locate.of_fleet(places, fleet, fleet.only_cluster())
+    content = modulecfg.document(where, modulecfg.Options())
     state.write_private(places.module_config, modulecfg.encoded(content), mode=0o644)
 
 

@@ -23,7 +23,9 @@ if TYPE_CHECKING:
 LOCKED_AFTER = 5
 UNKNOWN_COUNT = 2**64 - 1
 
-_PASSWORD_REASONS = {
+_ADMIN_ONLY = "only an admin may do this"
+_NO_SUCH_USER = "there is no such user with this role; see `user list`"
+PASSWORD_REASONS = {
     CKR.PIN_LEN_RANGE: "a password has 8 to 32 characters",
     CKR.PIN_INVALID: "a password has no ':' in it",
 }
@@ -73,11 +75,11 @@ def users(client: HsmClient) -> list[User]:
 
 def create(client: HsmClient, name: str, role: Role, password: str) -> int:
     """Make a user; return its id."""
-    reasons = _PASSWORD_REASONS | {
+    reasons = PASSWORD_REASONS | {
         CKR.ARGUMENTS_BAD: "a user name has 1 to 31 letters, digits or '_'",
         CKR.USER_TOO_MANY_TYPES: "the name is taken (names are the same in upper and lower case)",
         CKR.DEVICE_MEMORY: "the cluster is full: it has 1,024 users",
-        CKR.USER_NOT_LOGGED_IN: "only an admin may make users",
+        CKR.USER_NOT_LOGGED_IN: _ADMIN_ONLY,
     }
     try:
         request = UserCreateRequest(name=name.encode(), role=role.number, password=password.encode())
@@ -90,7 +92,8 @@ def delete(client: HsmClient, name: str, role: Role) -> None:
     """Delete a user."""
     reasons = {
         CKR.FUNCTION_REJECTED: "the user owns keys or is logged in; delete the keys or end the program first",
-        CKR.ARGUMENTS_BAD: "there is no such user with this role; see hsmsim user list",
+        CKR.ARGUMENTS_BAD: _NO_SUCH_USER,
+        CKR.USER_NOT_LOGGED_IN: _ADMIN_ONLY,
     }
     try:
         client.call(UserDeleteRequest(name=name.encode(), role=role.number))
@@ -100,7 +103,11 @@ def delete(client: HsmClient, name: str, role: Role) -> None:
 
 def change_password(client: HsmClient, name: str, role: Role, password: str) -> None:
     """Set a password; an admin's doing so unlocks the user."""
-    reasons = _PASSWORD_REASONS | {CKR.ARGUMENTS_BAD: "there is no such user with this role; see hsmsim user list"}
+    reasons = PASSWORD_REASONS | {
+        CKR.ARGUMENTS_BAD: _NO_SUCH_USER,
+        CKR.USER_NOT_LOGGED_IN: "only an admin may set another user's password",
+        CKR.FUNCTION_REJECTED: "the user is logged in; end the program first",
+    }
     try:
         client.call(UserPasswordRequest(name=name.encode(), role=role.number, password=password.encode()))
     except CkrError as error:
@@ -120,7 +127,7 @@ def _count(number: int) -> int | None:
 
 def create_partition(client: HsmClient, name: str, password: str) -> int:
     """Make a partition whose user `admin` has this password; return its id."""
-    reasons = _PASSWORD_REASONS | {
+    reasons = PASSWORD_REASONS | {
         CKR.ARGUMENTS_BAD: "a partition name has 1 to 31 letters, digits, '_' or '-', and is not taken yet",
         CKR.FUNCTION_REJECTED: "there is one of this name",
     }

@@ -1,15 +1,18 @@
 """A client of an HSM in Python: one connection, one call at a time. What the command line uses.
 
 `HsmClient(path)` connects; `HsmClient.connect(path, partition)` also says HELLO. A CK_RV other than CKR_OK is a
-CkrError, a broken connection an OSError.
+CkrError, a broken connection an OSError. With a uid only its HSMs, or root's, are talked to: a password goes to no
+stranger (DESIGN D15).
 """
 
 from __future__ import annotations
 
 import socket
+import struct
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Self
 
-from hsmsim.errors import CkrError
+from hsmsim.errors import CkrError, HsmsimError
 from hsmsim.hsm.cryptoki import CKR, ERROR_TEXT
 from hsmsim.hsm.messages import OPS, HelloRequest, LoginRequest
 from hsmsim.hsm.wire import RESPONSE, Header
@@ -22,29 +25,64 @@ if TYPE_CHECKING:
 
 VERSION: Final = 1
 SECONDS: Final = 60.0
+_CREDENTIALS: Final = struct.Struct("iII")  # struct ucred
+_OTHERS_WRITE: Final = 0o022
 _OP_OF: Final = {info.request_type: info for info in OPS.values()}
+
+
+class StrangerError(HsmsimError):
+    """A socket that somebody else may have made."""
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """Return the uid at the other end of a unix socket."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
+    uid: int = _CREDENTIALS.unpack(raw)[1]
+    return uid
+
+
+def _require_safe_folder(path: Path, uid: int) -> None:
+    """As the module does it: the folder of the socket is root's or the uid's, and theirs alone to change."""
+    found = path.parent.stat()
+    if found.st_uid not in {0, uid} or found.st_mode & _OTHERS_WRITE:
+        raise StrangerError(f"The folder of {path} is not root's or user {uid}'s alone: no password goes there.")
+
+
+def _require_hsm(connection: socket.socket, path: str | PathLike[str], uid: int) -> None:
+    if peer_uid(connection) not in {0, uid}:
+        raise StrangerError(f"Who listens at {path} is not user {uid}: no password goes there.")
 
 
 class HsmClient:
     """An open connection."""
 
-    def __init__(self, path: str | PathLike[str], *, seconds: float = SECONDS) -> None:
+    def __init__(self, path: str | PathLike[str], *, seconds: float = SECONDS, uid: int | None = None) -> None:
         self._seq = 0
         self.hello: HelloResponse | None = None
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
         self._socket.settimeout(seconds)
         try:
+            if uid is not None:
+                _require_safe_folder(Path(path), uid)
             self._socket.connect(str(path))
-        except OSError:
+            if uid is not None:
+                _require_hsm(self._socket, path, uid)
+        except BaseException:
             self._socket.close()
             raise
 
     @classmethod
     def connect(
-        cls, path: str | PathLike[str], partition: str = "", *, profile: int = 0, seconds: float = SECONDS
+        cls,
+        path: str | PathLike[str],
+        partition: str = "",
+        *,
+        profile: int = 0,
+        seconds: float = SECONDS,
+        uid: int | None = None,
     ) -> Self:
         """Connect and say HELLO to a partition (empty: the first). CkrError CKR_TOKEN_NOT_PRESENT: there is none."""
-        client = cls(path, seconds=seconds)
+        client = cls(path, seconds=seconds, uid=uid)
         try:
             client.hello = client.call(HelloRequest(VERSION, profile, partition.encode(), b"", b""))
         except (OSError, CkrError):

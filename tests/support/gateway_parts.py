@@ -47,6 +47,24 @@ ec2 = Service("ec2", "ec2", "ec2.amazonaws.com", "ec2", "UnauthorizedOperation",
 secrets = Service("secretsmanager", "secretsmanager", "secretsmanager.amazonaws.com", "secretsmanager")
 
 
+def _hsm(letter: str, address: str, state: str = "ACTIVE") -> dict[str, str]:
+    return {"HsmId": f"hsm-{letter * 11}", "EniIp": address, "State": state}
+
+
+CLUSTERS = (
+    {
+        "ClusterId": "cluster-aaaaaaaaaaa",
+        "HsmType": "hsm1.medium",
+        "Hsms": [_hsm("d", "10.0.0.4", "CREATE_IN_PROGRESS")],
+    },
+    {
+        "ClusterId": "cluster-bbbbbbbbbbb",
+        "HsmType": "hsm1.medium",
+        "Hsms": [_hsm("a", "10.0.0.4"), _hsm("b", "10.0.1.4"), _hsm("c", "10.0.2.4", "CREATE_IN_PROGRESS")],
+    },
+)
+
+
 class Tag(Request, frozen=True):
     key: str
     value: str
@@ -59,6 +77,12 @@ class TagResourceRequest(Request, frozen=True):
 
 class ListTagsRequest(Request, frozen=True):
     resource_id: str
+
+
+class DescribeClustersRequest(Request, frozen=True):
+    filters: dict[str, list[str]] | None = None
+    next_token: str | None = None
+    max_results: int | None = None
 
 
 class DescribeVpcsRequest(Request, frozen=True):
@@ -100,6 +124,16 @@ def list_tags(call: Call, request: ListTagsRequest) -> dict[str, Any]:
         text("SELECT name, value FROM tags WHERE resource = :r ORDER BY rowid"), {"r": request.resource_id}
     )
     return {"TagList": [{"Key": row.name, "Value": row.value} for row in rows]}
+
+
+@hsm.operation(DescribeClustersRequest, Mode.READ)
+def describe_clusters(_call: Call, request: DescribeClustersRequest) -> dict[str, Any]:
+    """Two clusters a page of one, of which one has two serving HSMs."""
+    wanted = (request.filters or {}).get("clusterIds", [found["ClusterId"] for found in CLUSTERS])
+    found = [one for one in CLUSTERS if one["ClusterId"] in wanted]
+    page = int(request.next_token or 0)
+    more = {"NextToken": str(page + 1)} if page + 1 < len(found) else {}
+    return {"Clusters": found[page : page + 1], **more}
 
 
 @ec2.operation(DescribeVpcsRequest, Mode.READ)

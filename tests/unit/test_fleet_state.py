@@ -11,7 +11,7 @@ import pytest
 
 from hsmsim.config import Places, softhsm_library
 from hsmsim.errors import HsmsimError
-from hsmsim.fleet import credentials, modulecfg, state
+from hsmsim.fleet import credentials, locate, modulecfg, state
 from hsmsim.fleet.credentials import Credential
 from hsmsim.hsm.roots.authority import Authority
 from hsmsim.ids import new_hsm_id
@@ -165,9 +165,10 @@ def test_the_module_is_told_every_server_and_no_secret(places: Places) -> None:
     with state.lock(places):
         cluster_id = state.create_cluster(places).cluster_id
         hsms = [state.create_hsm(places, cluster_id, Authority(places.home)) for _ in range(2)]
-    cluster = state.load(places).only_cluster()
+    fleet = state.load(places)
+    where = locate.of_fleet(places, fleet, fleet.only_cluster())
     options = modulecfg.Options(partition="payments", label="pay", key_availability_check=False, profile="cloudhsm")
-    content = json.loads(modulecfg.encoded(modulecfg.document(places, cluster, "", options)))
+    content = json.loads(modulecfg.encoded(modulecfg.document(where, options)))
     assert content == {
         "clusters": [
             {

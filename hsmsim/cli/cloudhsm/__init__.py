@@ -1,0 +1,1 @@
+"""`cloudhsm-cli`: what AWS's tool of that name prints and takes, on the HSMs of the simulator."""

@@ -1,0 +1,5 @@
+"""`python -m hsmsim.cli.cloudhsm`."""
+
+from hsmsim.cli.cloudhsm.main import main
+
+main()

@@ -1,0 +1,166 @@
+"""What the commands that write clients' configurations share: which cluster, which file; and `hsmsim configure-cli`."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from functools import wraps
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hsmsim.cli import login
+from hsmsim.cli.cloudhsm import config
+from hsmsim.config import SYSTEM_CONFIG, Places, user_config
+from hsmsim.errors import HsmsimError
+from hsmsim.fleet import describe, locate, modulecfg, state
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    Command = Callable[..., None]
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """The cluster that a configuration is for; the first one here if nothing is said."""
+
+    addresses: tuple[str, ...] = ()
+    cluster_id: str = ""
+    endpoint: str = ""
+    region: str = ""
+
+    @property
+    def named(self) -> bool:
+        """Whether anything was said."""
+        return bool(self.addresses or self.cluster_id)
+
+    def where(self, places: Places) -> locate.Where:
+        """Find its HSMs: by the API if there is an endpoint to ask, else in the fleet of the state folder."""
+        api = describe.Api(self.endpoint, self.region) if self.endpoint else None
+        if self.addresses:
+            return describe.of_addresses(places, api, self.addresses)
+        if self.cluster_id and api is not None:
+            return describe.of_api(places, api, self.cluster_id)
+        fleet = state.load(places)
+        cluster = fleet.cluster(self.cluster_id) if self.cluster_id else fleet.only_cluster()
+        return locate.of_fleet(places, fleet, cluster)
+
+
+def target_options(command: Command) -> Command:
+    """Add the options that say which cluster; the command gets them as `target`."""
+
+    @click.option(
+        "-a", "addresses", multiple=True, metavar="ADDRESS", help="An HSM's id, or its IP address; repeat it."
+    )
+    @click.option("--cluster-id", default="", help="The cluster; the first one here if not given.")
+    @click.option(
+        "--endpoint",
+        envvar=["AWS_ENDPOINT_URL_CLOUDHSM_V2", "AWS_ENDPOINT_URL"],
+        default="",
+        show_envvar=True,
+        help="URL to ask DescribeClusters at, with AWS credentials as for the AWS CLI. Else the state folder is read.",
+    )
+    @click.option("--region", default="", help=f"The cluster's; that of AWS_DEFAULT_REGION or {describe.REGION}.")
+    @wraps(command)
+    def wrapped(addresses: tuple[str, ...], cluster_id: str, endpoint: str, region: str, **others: Any) -> None:  # noqa: ANN401
+        if addresses and cluster_id:
+            raise click.UsageError("-a and --cluster-id exclude each other.")
+        if region and not endpoint:
+            raise click.UsageError("--region goes with --endpoint.")
+        command(target=Target(addresses, cluster_id, endpoint, region), **others)
+
+    return wrapped
+
+
+def file_options(name: str, variable: str) -> Callable[[Command], Command]:
+    """Add the options that say which file; the command gets it as `path`."""
+
+    def wrap(command: Command) -> Command:
+        @click.option("--system", is_flag=True, help=f"Write {SYSTEM_CONFIG / name}, for every user of this machine.")
+        @click.option("--output", type=click.Path(path_type=Path), help=f"Write this file; name it in {variable}.")
+        @click.option("--add-cluster", is_flag=True, help="Add a cluster to the file instead of writing it anew.")
+        @wraps(command)
+        def wrapped(*, system: bool, output: Path | None, **others: Any) -> None:  # noqa: ANN401
+            command(path=output or (SYSTEM_CONFIG if system else user_config()) / name, **others)
+
+        return wrapped
+
+    return wrap
+
+
+ca_option = click.option(
+    "--hsm-ca-cert",
+    type=click.Path(path_type=Path, exists=True, dir_okay=False, resolve_path=True),
+    help="The root or chain that signed the cluster's CSR: customerCA.crt.",
+)
+
+
+def write(path: Path, content: dict[str, object]) -> None:
+    """Write the file, which everybody may read."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    state.write_private(path, modulecfg.encoded(content), mode=0o644)
+    click.echo(f"Wrote {path}.")
+
+
+def clusters_of(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Return a file that is there, and its clusters."""
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        clusters = content["clusters"]
+    except (ValueError, KeyError, TypeError) as error:
+        raise HsmsimError(f"{path} is not a configuration ({error}). Leave out --add-cluster.") from error
+    if not isinstance(clusters, list):
+        raise HsmsimError(f"{path}: `clusters` is not a list. Leave out --add-cluster to write the file anew.")
+    return content, clusters
+
+
+def added(path: Path, slot: dict[str, object]) -> dict[str, object]:
+    """Return the file with one more cluster."""
+    content, clusters = clusters_of(path)
+    return content | {"clusters": [*clusters, slot]}
+
+
+@click.command("configure-cli")
+@target_options
+@file_options(config.NAME, "HSMSIM_CLOUDHSM_CLI_CONFIG")
+@ca_option
+@login.partition_option
+@click.option("--log-file", type=click.Path(path_type=Path, resolve_path=True), help="The log; else standard error.")
+@click.option(
+    "--log-level", type=click.Choice(["error", "warn", "info", "debug", "trace"]), default="warn", show_default=True
+)
+def configure(
+    *,
+    target: Target,
+    path: Path,
+    add_cluster: bool,
+    hsm_ca_cert: Path | None,
+    partition: str,
+    log_file: Path | None,
+    log_level: str,
+) -> None:
+    """Write the configuration of cloudhsm-cli.
+
+    With --hsm-ca-cert alone the certificate is put into a file that is there, as AWS's configure-cli does it.
+    """
+    if hsm_ca_cert and not target.named and not add_cluster and path.exists():
+        write(path, _certified(path, hsm_ca_cert))
+        return
+    options = modulecfg.Options(
+        partition=partition, log_file=str(log_file or ""), log_level=log_level, hsm_ca_file=str(hsm_ca_cert or "")
+    )
+    where = target.where(Places.resolve())
+    if add_cluster and path.exists():
+        write(path, added(path, modulecfg.slot(where, options)))
+    else:
+        write(path, modulecfg.document(where, options))
+
+
+def _certified(path: Path, hsm_ca_cert: Path) -> dict[str, object]:
+    content, clusters = clusters_of(path)
+    if len(clusters) != 1 or not isinstance(clusters[0], dict) or not isinstance(clusters[0].get("cluster"), dict):
+        raise HsmsimError(f"{path} has not one cluster: say which one the certificate is of with --cluster-id.")
+    inner = clusters[0]["cluster"] | {"hsm_ca_file": str(hsm_ca_cert)}
+    return content | {"clusters": [clusters[0] | {"cluster": inner}]}
