@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from hsmsim.config import Places
     from hsmsim.fleet.credentials import Credential
-    from hsmsim.fleet.state import Cluster
+    from hsmsim.fleet.state import Fleet
 
 SESSION = 1
 
@@ -55,18 +55,19 @@ def role_of(number: int) -> Role:
 @contextmanager
 def connect(places: Places, partition: str = "", credential: Credential | None = None) -> Iterator[HsmClient]:
     """Connect to the first HSM that answers, open the session SESSION, and log in; HsmsimError says why not."""
-    cluster = state.load(places).only_cluster()
-    with _first(places, cluster, partition) as client:
+    fleet = state.load(places)
+    with _first(places, fleet, partition) as client:
         client.call(OpenSessionsRequest(ids=(SESSION,), flags=(CKF.SERIAL_SESSION | CKF.RW_SESSION,)))
         if credential is not None:
             login(client, credential)
         yield client
 
 
-def _first(places: Places, cluster: Cluster, partition: str) -> HsmClient:
+def _first(places: Places, fleet: Fleet, partition: str) -> HsmClient:
+    cluster, uid = fleet.only_cluster(), state.uid_of(fleet.account)
     for hsm in cluster.hsms:
         try:
-            return HsmClient.connect(places.socket(hsm.hsm_id), partition)
+            return HsmClient.connect(places.socket(hsm.hsm_id), partition, uid=uid)
         except OSError:
             continue
         except CkrError as error:
