@@ -193,6 +193,7 @@ def test_an_admin_makes_changes_and_deletes_users(pair: Cluster, cli: Cli, admin
         (("create", "--username", "a" * 32, "--role", "admin", "--password", PASSWORD), "1 to 31"),
         (("create", "--username", "x", "--role", "admin", "--password", "short"), "8 to 32"),
         (("create", "--username", "x", "--role", "admin", "--password", "with:colon"), "no ':'"),
+        (("create", "--username", "x", "--role", "admin", "--password", "\udcff" * 9), "UTF-8"),
         (("delete", "--username", "alice", "--role", "admin"), "no such user with this role"),
         (("delete", "--username", "admin", "--role", "admin"), "logged in"),
         (("change-password", "--username", "nobody", "--role", "admin", "--password", PASSWORD), "no such user"),

@@ -103,6 +103,9 @@ def _run(held: Session, words: list[str]) -> int:
         return _USAGE
     except click.Abort:
         return 1
+    except UnicodeEncodeError:
+        show("What was typed is not UTF-8.", failed=True)
+        return 1
     except HsmsimError as error:
         show(str(error), failed=True)
         return 1
