@@ -173,8 +173,8 @@ def test_ec2_in_its_own_protocol(gateway: Gateway) -> None:
 
 
 def test_what_is_not_built_is_refused_by_name(gateway: Gateway) -> None:
-    with pytest.raises(ClientError, match="hsmsim does not have cloudhsm:DescribeClusters") as error:
-        gateway.client("cloudhsmv2").describe_clusters()
+    with pytest.raises(ClientError, match="hsmsim does not have cloudhsm:DescribeBackups") as error:
+        gateway.client("cloudhsmv2").describe_backups()
     assert code_of(error) == ("NotImplementedException", 501)
     with pytest.raises(ClientError, match="hsmsim has no service that signs as 'sqs'") as error:
         gateway.client("sqs").list_queues()
