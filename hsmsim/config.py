@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
@@ -57,6 +57,40 @@ class Places:
     def credentials_file(self) -> Path:
         """Users and passwords that the quickstart made."""
         return self.home / "credentials.json"
+
+    @property
+    def gateway_home(self) -> Path:
+        """The gateway's own state folder: it may be another user, who gets no other file of ours."""
+        return self.home / "gateway"
+
+    def of_gateway(self) -> Self:
+        """Return the folders as the gateway has them."""
+        return replace(self, home=self.gateway_home)
+
+    @property
+    def gateway_config(self) -> Path:
+        """What the gateway was started with."""
+        return self.gateway_home / "config.json"
+
+    @property
+    def gateway_ready_file(self) -> Path:
+        """On which ports it listens; there while it does."""
+        return self.gateway_home / "ready.json"
+
+    @property
+    def gateway_socket(self) -> Path:
+        """The gateway's management socket."""
+        return self.gateway_home / "gateway.sock"
+
+    @property
+    def authority_folder(self) -> Path:
+        """The authority for the gateway's HTTPS certificate: its key, its certificate."""
+        return self.home / "https"
+
+    @property
+    def authority_certificate(self) -> Path:
+        """The same certificate, where every client can read it."""
+        return self.run / "https-ca.pem"
 
     @property
     def gateway_key_file(self) -> Path:

@@ -1,7 +1,8 @@
 # shellcheck shell=bash
 # What scripts/up, test, check, bench and soak share: system packages, virtual environment, native builds. Sourced.
 # Rules: quick when there is nothing to do; a line before anything that takes time; a failure is a sentence that says
-# what to do, with the log's path; nothing of the machine changes but packages and, as root, the user `hsmsim`.
+# what to do, with the log's path; nothing of the machine changes but packages and, as root, the users `hsmsim` and
+# `hsmsim-gateway`.
 set -euo pipefail
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
@@ -227,6 +228,11 @@ make_user() {
     if ((EUID == 0)) && ! getent passwd hsmsim >/dev/null; then
         useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin hsmsim 2>/dev/null ||
             echo "The system user hsmsim cannot be made here; the HSMs will run as root." >&2
+    fi
+    if ((EUID == 0)) && getent passwd hsmsim >/dev/null && ! getent passwd hsmsim-gateway >/dev/null; then
+        # In hsmsim's group, which may pass through the state folder to the gateway's own part of it.
+        useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin --groups hsmsim hsmsim-gateway 2>/dev/null ||
+            echo "The system user hsmsim-gateway cannot be made here; the gateway will run as root." >&2
     fi
 }
 

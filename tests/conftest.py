@@ -17,11 +17,13 @@ import pytest
 
 from hsmsim.config import Places
 from hsmsim.fleet import launch, quickstart
+from hsmsim.gateway import simulator as everything
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 ROOT = Path(__file__).resolve().parents[1]
+FREE_PORTS = {"HSMSIM_PORT": "0", "HSMSIM_TLS_PORT": "0"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +36,8 @@ class Simulator:
     @property
     def environment(self) -> dict[str, str]:
         path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
-        folders = {"HSMSIM_HOME": str(self.places.home), "HSMSIM_RUN": str(self.places.run)}
-        return {**os.environ, **folders, **self.ready.environment(), "PATH": path}
+        own = {"HSMSIM_HOME": str(self.places.home), "HSMSIM_RUN": str(self.places.run), **FREE_PORTS}
+        return {**os.environ, **own, **self.ready.environment(), "PATH": path}
 
     @property
     def hsm_ids(self) -> tuple[str, ...]:
@@ -101,7 +103,7 @@ def running(*, hsms: int = 2, engine: str = "fast") -> Iterator[Simulator]:
         yield Simulator(places, quickstart.bring_up(places, lambda _: None, hsms=hsms, engine=engine))
     finally:
         if places.fleet_file.exists():
-            quickstart.take_down(places)
+            everything.take_down(places)
         shutil.rmtree(folder)
 
 

@@ -9,7 +9,9 @@ import click
 
 from hsmsim.cli import show
 from hsmsim.config import Places
+from hsmsim.errors import HsmsimError
 from hsmsim.fleet import simclock
+from hsmsim.gateway import simulator
 
 
 @click.group()
@@ -27,13 +29,24 @@ def _tell(places: Places) -> None:
     click.echo(f"{now:%Y-%m-%dT%H:%M:%SZ}, {dt.timedelta(seconds=offset)} ahead of real time")
 
 
+def _move(seconds: int | None) -> None:
+    places = Places.resolve()
+    late = simulator.move_clock(places, seconds)
+    _tell(places)
+    if late:
+        raise HsmsimError(
+            f"The gateway has not done all that is due yet: {', '.join(late)}. It goes on; its log says why."
+        )
+
+
 @clock.command()
 @click.argument("span")
 def advance(span: str) -> None:
-    """Move simulated time on by SPAN: 90s, 10m, 36h, 400d, 2w. When this returns every process follows."""
-    places = Places.resolve()
-    simclock.advance(places, simclock.seconds_of(span))
-    _tell(places)
+    """Move simulated time on by SPAN: 90s, 10m, 36h, 400d, 2w.
+
+    When this returns every process follows, and the gateway has done what is due by then.
+    """
+    _move(simclock.seconds_of(span))
 
 
 @clock.command("show")
@@ -51,6 +64,4 @@ def show_(*, as_json: bool) -> None:
 @clock.command()
 def reset() -> None:
     """Go back to real time. What happened in simulated time stays as it is recorded."""
-    places = Places.resolve()
-    simclock.reset(places)
-    _tell(places)
+    _move(None)

@@ -25,6 +25,8 @@ COMMANDS: Final = {
     "user": "hsmsim.cli.user:user",
     "key": "hsmsim.cli.key:key",
     "partition": "hsmsim.cli.partition:partition",
+    "account": "hsmsim.cli.account:account",
+    "services": "hsmsim.cli.services:services",
     "clock": "hsmsim.cli.clock:clock",
     "configure-pkcs11": "hsmsim.cli.pkcs11:configure",
     "configure-cli": "hsmsim.cli.configure:configure",

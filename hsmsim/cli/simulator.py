@@ -16,12 +16,15 @@ import click
 from hsmsim.cli import show
 from hsmsim.cli.hsm import describe
 from hsmsim.config import Places
-from hsmsim.fleet import launch, quickstart, state
+from hsmsim.fleet import processes, quickstart, state
+from hsmsim.gateway import launch, simulator
+from hsmsim.gateway.config import DEFAULT_PORT, DEFAULT_TLS_PORT
 
 if TYPE_CHECKING:
     from types import FrameType
 
 LOOK_SECONDS = 0.5
+PORT = click.IntRange(0, 65535)
 
 
 @click.command()
@@ -34,41 +37,103 @@ LOOK_SECONDS = 0.5
     show_default=True,
     help="What new HSMs compute with: their own engine, the same without batches, or SoftHSM2 as the reference.",
 )
-def up(*, detach: bool, hsms: int, engine: str) -> None:
-    """Start the simulator: a cluster of two HSMs, an admin, and a crypto user.
+@click.option(
+    "--port",
+    type=PORT,
+    envvar="HSMSIM_PORT",
+    help=f"The gateway's port on 127.0.0.1, 0 for a free one.  [default: as the last time, else {DEFAULT_PORT}]",
+)
+@click.option(
+    "--tls-port",
+    type=PORT,
+    envvar="HSMSIM_TLS_PORT",
+    help=f"The same for HTTPS.  [default: as the last time, else {DEFAULT_TLS_PORT}]",
+)
+@click.option("--no-gateway", is_flag=True, help="Start the HSMs only, without AWS's APIs.")
+@click.option(
+    "--accept-any-credentials",
+    is_flag=True,
+    help="Let requests in whose access key is unknown or whose signature is wrong, as root of the account.",
+)
+@click.option(
+    "--time-scale",
+    type=click.FloatRange(0, 1000),
+    help="How much of AWS's time a transition takes: 1 all of it.  [default: as the last time, else 0]",
+)
+def up(
+    *,
+    detach: bool,
+    hsms: int,
+    engine: str,
+    port: int | None,
+    tls_port: int | None,
+    no_gateway: bool,
+    accept_any_credentials: bool,
+    time_scale: float | None,
+) -> None:
+    """Start the simulator: a cluster of two HSMs with an admin and a crypto user, and the gateway to AWS's APIs.
 
     What exists is kept: keys, users and passwords are those of the last time. Without --detach it stays in the
-    foreground until Ctrl-C, which stops the HSMs.
+    foreground until Ctrl-C, which stops everything.
     """
     places = Places.resolve()
+    options = launch.Options(port, tls_port, accept_any_credentials or None, time_scale)
     try:
         with show.progress() as say:
-            ready = quickstart.bring_up(places, say, hsms=hsms, engine=engine)
+            running = simulator.bring_up(places, say, None if no_gateway else options, hsms=hsms, engine=engine)
     except KeyboardInterrupt:
-        quickstart.take_down(places)
+        simulator.take_down(places)
         raise
-    _introduce(places, ready, detach=detach)
+    _introduce(places, running.hsms)
+    _introduce_gateway(places, running)
+    _suggest(places, running.hsms)
+    click.echo(f"It runs in the background. To stop it: {_own_command()} down" if detach else "Ctrl-C stops it.")
     if not detach:
-        _stay(places, ready)
+        _stay(places, running)
 
 
-def _introduce(places: Places, ready: quickstart.Ready, *, detach: bool) -> None:
+def _introduce(places: Places, ready: quickstart.Ready) -> None:
     account = state.load(places).account
-    command = shlex.quote(_own_command())
     click.echo(f"\n{ready.cluster_id} is ACTIVE with {len(ready.hsm_ids)} HSMs: {', '.join(ready.hsm_ids)}")
     click.echo(f"  module  {ready.module}\n  token   {ready.token}\n  PIN     {ready.pin}\n  state   {places.home}")
     if os.geteuid() == 0 and not account:
         click.echo("  note    the HSMs run as root: there is no system user hsmsim, or it cannot reach the folders")
+
+
+def _introduce_gateway(places: Places, running: simulator.Running) -> None:
+    if running.gateway is None:
+        return
+    click.echo(f"  AWS     {running.gateway.url} or {running.gateway.secure_url}, with AWS_CA_BUNDLE for HTTPS:")
+    click.echo(f"          {places.authority_certificate}")
+    if os.geteuid() == 0 and not launch.account_of(places):
+        click.echo(
+            f"  note    the gateway runs as root: there is no system user {launch.ACCOUNT}, or it cannot reach the "
+            "folders or Python"
+        )
+    if running.new_key is None:
+        click.echo(f"  key     the root user's access key is in {places.of_gateway().root_key_file}")
+        return
+    key = running.new_key
+    click.echo(f"  key     of the root user of account {key.account}, shown this once:")
+    click.echo(f"          {key.access_key_id} {key.secret_access_key}")
+
+
+def _suggest(places: Places, ready: quickstart.Ready) -> None:
+    command = shlex.quote(_own_command())
     click.echo(f'\nIn a shell:  eval "$({command} env)"   which does')
-    for name, value in ready.environment().items():
-        click.echo(f"  export {name}={shlex.quote(value)}")
+    for name, value in _environment(places, ready).items():
+        shown = "..." if name == "AWS_SECRET_ACCESS_KEY" else shlex.quote(value)
+        click.echo(f"  export {name}={shown}")
     click.echo(
         "\nThen try:\n"
         f"  {command} key generate ec --curve P-256 --label first\n"
         f"  {command} key list\n"
         f"  {_third_command(command, ready)}\n"
     )
-    click.echo(f"It runs in the background. To stop it: {command} down" if detach else "Ctrl-C stops it.")
+
+
+def _environment(places: Places, ready: quickstart.Ready, *, secure: bool = False) -> dict[str, str]:
+    return {**ready.environment(), **launch.environment(places, secure=secure)}
 
 
 def _third_command(command: str, ready: quickstart.Ready) -> str:
@@ -83,8 +148,8 @@ def _own_command() -> str:
     return str(script) if script.exists() else "hsmsim"
 
 
-def _stay(places: Places, ready: quickstart.Ready) -> None:
-    """Wait for Ctrl-C (or SIGTERM, SIGHUP), say when an HSM ends by itself, and stop them all."""
+def _stay(places: Places, running: simulator.Running) -> None:
+    """Wait for Ctrl-C (or SIGTERM, SIGHUP), say when a process ends by itself, and stop them all."""
     asked = False
 
     def ask(_number: int, _frame: FrameType | None) -> None:
@@ -93,36 +158,39 @@ def _stay(places: Places, ready: quickstart.Ready) -> None:
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, ask)
-    running = set(ready.hsm_ids)
+    told: list[tuple[str, str]] = []
     while not asked:
         time.sleep(LOOK_SECONDS)
-        launch.reap()
-        now = {hsm_id for hsm_id in ready.hsm_ids if launch.is_running(places, hsm_id)}
-        for hsm_id in sorted(running - now):
-            click.echo(f"{hsm_id} is not running any more. Start it again: hsmsim hsm start {hsm_id}", err=True)
-        running = now
-    click.echo("Stopping the HSMs ...", err=True)
-    quickstart.take_down(places)
+        found = simulator.missing(places, running)
+        for name, command in found:
+            if (name, command) not in told:
+                click.echo(f"{name} is not running any more. Start it again: {command}", err=True)
+        told = found
+    click.echo("Stopping everything ...", err=True)
+    simulator.take_down(places)
 
 
 @click.command()
 def down() -> None:
-    """Stop every HSM. Keys, users and passwords stay in HSMSIM_HOME."""
+    """Stop the gateway and every HSM. Keys, users and passwords stay in HSMSIM_HOME."""
     places = Places.resolve()
     with show.progress() as say:
-        say("Stopping the HSMs")
-        stopped = quickstart.take_down(places)
+        say("Stopping everything")
+        stopped = simulator.take_down(places)
     click.echo(f"Stopped {', '.join(stopped)}." if stopped else "Nothing was running.")
 
 
 @click.command()
+@click.option("--https", is_flag=True, help="AWS's tools use HTTPS: AWS_ENDPOINT_URL and AWS_CA_BUNDLE say so.")
 @show.as_json
-def env(*, as_json: bool) -> None:
+def env(*, https: bool, as_json: bool) -> None:
     """Print shell exports for the running simulator.
 
-    Use it as: eval "$(hsmsim env)". The PIN is a secret of this simulator: it goes to your shell's environment.
+    Use it as: eval "$(hsmsim env)". The PIN and the access key of the account's root user are secrets of this
+    simulator: they go to your shell's environment.
     """
-    exports = quickstart.ready(Places.resolve()).environment()
+    places = Places.resolve()
+    exports = _environment(places, quickstart.ready(places), secure=https)
     if as_json:
         show.document(exports)
         return
@@ -138,10 +206,17 @@ def status(*, as_json: bool) -> None:
     fleet = state.load(places)
     hsms = [describe(places, one.hsm_id) for one in fleet.hsms()]
     running = any(one["state"] == "ACTIVE" for one in hsms)
+    gateway = launch.ready(places)
+    background = {
+        "gateway": gateway.url if gateway else None,
+        "fleet": processes.pid_of(launch.daemon(places)),
+    }
     if as_json:
-        show.document({"running": running, "home": str(places.home), "run": str(places.run), "hsms": hsms})
+        found = {"running": running, "home": str(places.home), "run": str(places.run), "hsms": hsms, **background}
+        show.document(found)
     else:
         click.echo(f"state folder  {places.home}\nrun folder    {places.run}\nmodule config {places.module_config}")
+        click.echo(f"gateway       {background['gateway'] or 'not running'}")
         click.echo("running" if running else "not running; start it: hsmsim up --detach")
         show.table(
             ["HSM", "STATE", "KEYS", "CLIENTS", "SESSIONS"],

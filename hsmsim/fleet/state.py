@@ -169,7 +169,7 @@ def write_private(path: Path, data: bytes, *, mode: int = 0o600, account: str = 
     try:
         with open(descriptor, "wb") as file:  # noqa: PTH123 - a descriptor, not a path
             os.fchmod(descriptor, mode)
-            _give(descriptor, account)
+            give(descriptor, account)
             file.write(data)
             file.flush()
             os.fsync(descriptor)
@@ -190,15 +190,20 @@ def choose_account(places: Places) -> str:
         entry = pwd.getpwnam(ACCOUNT)
     except KeyError:
         return ""
-    above = {*places.home.parents, *places.run.parents}
-    return ACCOUNT if all(_passable(folder, entry) for folder in above if folder.exists()) else ""
+    return ACCOUNT if reaches(entry, places.home) and reaches(entry, places.run) else ""
 
 
-def _passable(folder: Path, entry: pwd.struct_passwd) -> bool:
+def reaches(entry: pwd.struct_passwd, path: Path) -> bool:
+    """Return whether a user may pass through every folder above a path, as far as they exist."""
+    groups = os.getgrouplist(entry.pw_name, entry.pw_gid)
+    return all(_passable(folder, entry.pw_uid, groups) for folder in path.parents if folder.exists())
+
+
+def _passable(folder: Path, uid: int, groups: list[int]) -> bool:
     found = folder.stat()
-    if found.st_uid == entry.pw_uid:
+    if found.st_uid == uid:
         return bool(found.st_mode & stat.S_IXUSR)
-    if found.st_gid == entry.pw_gid:
+    if found.st_gid in groups:
         return bool(found.st_mode & stat.S_IXGRP)
     return bool(found.st_mode & stat.S_IXOTH)
 
@@ -215,7 +220,8 @@ def uid_of(account: str) -> int:
         ) from None
 
 
-def _give(path: Path | int, account: str) -> None:
+def give(path: Path | int, account: str) -> None:
+    """Have a file belong to the account, if one is given."""
     if account:
         entry = pwd.getpwnam(account)
         os.chown(path, entry.pw_uid, entry.pw_gid, follow_symlinks=isinstance(path, int))
@@ -245,20 +251,28 @@ def make_run(places: Places, account: str) -> None:
     with suppress(FileExistsError):
         places.run.mkdir(parents=True)
         places.run.chmod(0o755)
-        _give(places.run, account)
+        give(places.run, account)
     found = places.run.lstat()
     if not stat.S_ISDIR(found.st_mode) or found.st_uid not in {os.geteuid(), uid_of(account)} or found.st_mode & 0o022:
         raise HsmsimError(
             f"{places.run} can be changed by another user, so no HSM may listen there. Remove it, or set HSMSIM_RUN."
         )
     if found.st_uid != uid_of(account):
-        _give(places.run, account)
+        give(places.run, account)
 
 
 def _make_parent(folder: Path, account: str) -> None:
     """Make the folder of all clusters or all HSMs; it stays ours, the account may pass through."""
     folder.parent.mkdir(mode=0o700, exist_ok=True)
     folder.parent.chmod(0o711 if account else 0o700)
+
+
+def prepare(places: Places) -> None:
+    """Make the state folder and the folder of sockets, for whom the HSMs run as. The caller holds `lock`."""
+    fleet = load(places)
+    account = fleet.account if fleet.clusters else choose_account(places)
+    make_home(places, account)
+    make_run(places, account)
 
 
 # ---- making clusters and HSMs ------------------------------------------------------------------------------------
@@ -275,7 +289,7 @@ def create_cluster(
     folder = places.cluster_folder(cluster.cluster_id)
     _make_parent(folder, account)
     folder.mkdir(mode=0o700, exist_ok=True)
-    _give(folder, account)
+    give(folder, account)
     save(places, Fleet(account, (*fleet.clusters, cluster)))
     return cluster
 
@@ -301,7 +315,7 @@ def create_hsm(
     if not (folder / SEED).exists():  # else it was made before a crash
         roots.manufacture(hsm.hsm_id)
     for path in (*folder.iterdir(), folder):
-        _give(path, fleet.account)
+        give(path, fleet.account)
     if restore is not None:
         hsm = structs.replace(hsm, sealed=_sealed(places, cluster_id, hsm.hsm_id, roots, restore.image_id, region))
     grown = structs.replace(cluster, hsms=(*cluster.hsms, hsm), restore=restore)
@@ -324,7 +338,7 @@ def _sealed(places: Places, cluster_id: str, hsm_id: str, roots: Roots, image_id
 def make_images(places: Places, account: str) -> None:
     """Make the folder of backup images, which HSMs write."""
     places.images_folder.mkdir(mode=0o700, exist_ok=True)
-    _give(places.images_folder, account)
+    give(places.images_folder, account)
 
 
 def publish_roots(places: Places) -> None:

@@ -14,6 +14,7 @@ from hsmsim.services.cloudtrail.store import History
 from hsmsim.services.ec2 import api as ec2
 from hsmsim.services.iam import api as iam
 from hsmsim.services.iam import bootstrap
+from hsmsim.services.iam.accounts import Accounts
 from hsmsim.services.iam.authorizer import IamAuthorizer
 from hsmsim.services.iam.directory import Directory
 from hsmsim.services.sts import api as sts
@@ -30,6 +31,7 @@ def build(ports: Ports) -> Parts:
         authorizer=IamAuthorizer(directory),
         recorder=History(lambda: ports.wake(retention.NAME)),
         reconcilers=(retention.Retention(ports.database, ports.writer, ports.clock, ports.events),),
+        routes=Accounts(ports.writer, directory, ports.ids, ports.clock).routes(),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 DEFAULT_ACCOUNT: Final = "123456789012"
 DEFAULT_PORT: Final = 4566
+DEFAULT_TLS_PORT: Final = 4567
 
 
 def _path(_type: type, value: object) -> Path:
@@ -23,9 +24,12 @@ def _path(_type: type, value: object) -> Path:
 class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A JSON object with these members.
 
-    home: the state folder; the database and the management socket are in it. port, tls_port: 0 takes a free one, null
-    none. certificate, key: PEM files, for tls_port. ready: a file that is written, with the ports, when the gateway
-    listens. events: CloudTrail events that are kept at most, the newest ones; a thousand take about 1.3 MB.
+    home: the gateway's state folder; the database and the management socket are in it. port, tls_port: 0 takes a free
+    one, null none. certificate, key: PEM files, for tls_port. ready: a file that is written, with the ports, when the
+    gateway listens. clock: the simulated clock's file; without one simulated time is real time. fleet: the socket of
+    the fleet's daemon. time_scale: how much of AWS's time a transition takes (0: none, 1: all of it). quotas: limits of
+    an account that are other than AWS's defaults, by the names that the services document. events: CloudTrail
+    events that are kept at most, the newest ones; a thousand take about 1.3 MB.
     """
 
     home: Path
@@ -39,6 +43,10 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     default_account: str = DEFAULT_ACCOUNT
     threads: int = 16
     events: int = 250_000
+    clock: Path | None = None
+    fleet: Path | None = None
+    time_scale: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
+    quotas: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = {}
 
     @classmethod
     def read(cls, path: Path) -> Self:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, TypeVar
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -14,8 +14,12 @@ if TYPE_CHECKING:
 
     from hsmsim.authz.principal import Credential
     from hsmsim.clock import Clock
+    from hsmsim.fleet.protocol import Request
     from hsmsim.services.kernel import Authorizer, Ids, Reconciler, Service
     from hsmsim.storage.database import Database
+
+
+T = TypeVar("T")
 
 
 class Credentials(Protocol):
@@ -42,6 +46,13 @@ class Writer(Protocol):
         """Run work and wait for it."""
 
 
+class Fleet(Protocol):
+    """The fleet's daemon, which has the HSMs (hsmsim.fleet.protocol)."""
+
+    def call(self, request: Request, result: type[T]) -> T:
+        """Ask; safe from any thread, blocks. FleetError: it refused; OSError, FrameError: ask again later."""
+
+
 Route: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 """A management call: JSON members in, JSON members out; HsmsimError for what it refuses. It runs in a thread."""
 
@@ -65,6 +76,11 @@ class Ports:
     """The state folder, 0700."""
     events: int
     """CloudTrail events that are kept at most."""
+    fleet: Fleet
+    time_scale: float = 0.0
+    """How much of AWS's time a transition takes: 0 none, 1 all of it."""
+    quotas: Mapping[str, int] = field(default_factory=dict)
+    """Limits of an account that are other than AWS's defaults."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -24,12 +24,13 @@ import uvicorn
 import uvloop
 
 from hsmsim import __version__
-from hsmsim.clock import Clock, SystemClock
+from hsmsim.clock import Clock, SharedClock, SystemClock
 from hsmsim.errors import HsmsimError
-from hsmsim.gateway import sigv4
+from hsmsim.gateway import manage, sigv4
 from hsmsim.gateway.app import AwsApp, ManagementApp
 from hsmsim.gateway.authenticate import Authenticator
 from hsmsim.gateway.behind import Behind
+from hsmsim.gateway.fleet import NoFleet, SocketFleet
 from hsmsim.gateway.http import KEEP_ALIVE_S, BoundedProtocol
 from hsmsim.gateway.pipeline import Limits, Pipeline
 from hsmsim.gateway.ports import Parts, Ports
@@ -74,7 +75,9 @@ def run(config: GatewayConfig, build: Build, clock: Clock | None = None) -> None
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
     config.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     migrate(config.database_url, GATEWAY)
-    uvloop.run(_serve(config, build, clock or SystemClock()))
+    if clock is None:
+        clock = SharedClock(config.clock) if config.clock else SystemClock()
+    uvloop.run(_serve(config, build, clock))
 
 
 async def _serve(config: GatewayConfig, build: Build, clock: Clock) -> None:
@@ -100,6 +103,9 @@ async def _serve(config: GatewayConfig, build: Build, clock: Clock) -> None:
             default_account=config.default_account,
             home=config.home,
             events=config.events,
+            fleet=SocketFleet(config.fleet) if config.fleet else NoFleet(),
+            time_scale=config.time_scale,
+            quotas=config.quotas,
         )
         parts = build(ports)
         behind = Behind(parts.recorder, writer)
@@ -110,7 +116,8 @@ async def _serve(config: GatewayConfig, build: Build, clock: Clock) -> None:
         pipeline = Pipeline(parts, authenticator, database, writer, behind, clock, ids, limits)
         reconcilers.start(parts.reconcilers)
         try:
-            await _listen(config, AwsApp(pipeline, __version__), ManagementApp(parts.routes, __version__))
+            calls = {**manage.routes(clock, reconcilers), **parts.routes}
+            await _listen(config, AwsApp(pipeline, __version__), ManagementApp(calls, __version__))
         finally:
             await asyncio.to_thread(reconcilers.stop)
             await asyncio.to_thread(pipeline.close)

@@ -11,12 +11,10 @@ import argparse
 import base64
 import codecs
 import ctypes
-import grp
 import json
 import logging
 import os
 import pwd
-import resource
 import secrets
 import signal
 import sys
@@ -31,6 +29,7 @@ from hsmsim.clock import SharedClock, SystemClock
 from hsmsim.cluster.model import FIPS, NON_FIPS
 from hsmsim.errors import HsmsimError
 from hsmsim.hsm import certify
+from hsmsim.hsm.account import become
 from hsmsim.hsm.alone import claim
 from hsmsim.hsm.engine import Engine
 from hsmsim.hsm.firmware import dispatch
@@ -105,18 +104,6 @@ def prepare(config: Config, user: str) -> None:
     if config.database_url.startswith("sqlite") and path:
         for file in Path(path).parent.glob(Path(path).name + "*"):
             os.chown(file, entry.pw_uid, entry.pw_gid)
-
-
-def become(user: str) -> None:
-    """Give up root for good. Memory may be locked without limit from here on, where root may say so."""
-    entry = pwd.getpwnam(user)
-    try:
-        resource.setrlimit(resource.RLIMIT_MEMLOCK, (resource.RLIM_INFINITY, resource.RLIM_INFINITY))
-    except ValueError:
-        _LOG.info("Root here may not raise RLIMIT_MEMLOCK.")  # a container without CAP_SYS_RESOURCE
-    os.setgroups([group.gr_gid for group in grp.getgrall() if user in group.gr_mem])
-    os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
-    os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
 
 
 def _frugal() -> None:

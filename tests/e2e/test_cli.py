@@ -78,7 +78,7 @@ def test_down_and_up_keep_keys_and_pin(new_simulator: Callable[..., Simulator]) 
     one = new_simulator()
     one.run("key", "generate", "ec", "--label", "kept")
     before = one.run("key", "list", "--json")
-    assert one.run("down").startswith("Stopped hsm-")
+    assert one.run("down") == f"Stopped {', '.join(one.hsm_ids)}.\n"
     assert one.run("down") == "Nothing was running.\n"
     assert "not running" in one.run("env", status=1)
     assert "No HSM" in one.run("key", "list", status=1)
@@ -86,6 +86,7 @@ def test_down_and_up_keep_keys_and_pin(new_simulator: Callable[..., Simulator]) 
     again = one.run("up", "--detach")
     assert f"PIN     {one.ready.pin}" in again
     assert one.run("key", "list", "--json") == before
+    assert one.run("down") == f"Stopped gateway, fleet daemon, {', '.join(one.hsm_ids)}.\n"
 
 
 def test_a_killed_hsm_is_seen_and_started_again(new_simulator: Callable[..., Simulator]) -> None:
@@ -154,7 +155,8 @@ def test_a_home_that_cannot_be_made_is_one_sentence(tmp_path: Path) -> None:
 
 
 def test_scripts_up_is_quick_and_safe_to_run_again(tmp_path: Path) -> None:
-    environment = {**os.environ, "HSMSIM_HOME": str(tmp_path / "home"), "HSMSIM_RUN": str(tmp_path / "run")}
+    folders = {"HSMSIM_HOME": str(tmp_path / "home"), "HSMSIM_RUN": str(tmp_path / "run")}
+    environment = {**os.environ, **folders, "HSMSIM_PORT": "0", "HSMSIM_TLS_PORT": "0"}
     command = [str(ROOT / "scripts" / "up"), "--detach"]
     try:
         first = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)

@@ -57,7 +57,7 @@ def settle(places: Places) -> None:
         for folder in ("clusters", "hsms"):
             (places.home / folder).chmod(0o711)
             for path in (places.home / folder).rglob("*"):
-                state._give(path, account)
+                state.give(path, account)
         state.save(places, fleet)
 
 

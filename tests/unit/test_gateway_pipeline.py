@@ -26,6 +26,7 @@ from hsmsim.gateway.authenticate import Authenticator
 from hsmsim.gateway.behind import Behind
 from hsmsim.gateway.codec.model import load
 from hsmsim.gateway.codec.wire import HttpRequest
+from hsmsim.gateway.fleet import NoFleet
 from hsmsim.gateway.pipeline import Limits, Pipeline
 from hsmsim.gateway.ports import Parts, Ports
 from hsmsim.gateway.reconcile import Reconcilers
@@ -101,6 +102,7 @@ async def running(
         default_account=ACCOUNT,
         home=folder,
         events=1000,
+        fleet=NoFleet(),
     )
     built = build(ports)
     parts = Parts(services=(*built.services, *services), credentials=recorder, authorizer=recorder, recorder=recorder)

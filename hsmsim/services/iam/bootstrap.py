@@ -74,10 +74,15 @@ def ensure_root(
         if root is None or root.account != account:
             root = RootKey(account, access_key_id("AKIA", account, ids.token), new_secret(ids.token))
             state.write_private(places.root_key_file, msgspec.json.encode(root))
-        sealed = directory.seal_secret(root.access_key_id, root.secret_access_key)
-        store.add_account(tx, account, now)
-        store.add_key(tx, AccessKey(root.access_key_id, account, account, sealed, active=True, created=now))
+        add_root(tx, directory, root, now)
         return root
 
     made: RootKey | None = writer.write(make)
     return made
+
+
+def add_root(tx: Connection, directory: Directory, root: RootKey, now: float) -> None:
+    """Make the rows of an account and of its root user's key."""
+    sealed = directory.seal_secret(root.access_key_id, root.secret_access_key)
+    store.add_account(tx, root.account, now)
+    store.add_key(tx, AccessKey(root.access_key_id, root.account, root.account, sealed, active=True, created=now))

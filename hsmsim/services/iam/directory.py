@@ -105,6 +105,10 @@ class Directory:
             opened = self._open_key(found[0]) if found else None
             self._later(call, key, lambda: self._put_key(key, opened))
 
+    def learn(self, id_: str, secret: str, account: str) -> None:
+        """Have the key of a new account's root user take effect; its row is durable."""
+        self._put_key(id_, Key(secret, account, account, active=True))
+
     def _later(self, call: Call, name: str, put: Callable[[], None]) -> None:
         step = next(self._steps)
 
