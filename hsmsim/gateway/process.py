@@ -80,11 +80,36 @@ def run(config: GatewayConfig, build: Build, clock: Clock | None = None) -> None
     uvloop.run(_serve(config, build, clock))
 
 
+def make_ports(
+    config: GatewayConfig,
+    database: Database,
+    writer: GroupWriter,
+    clock: Clock,
+    reconcilers: Reconcilers,
+    forget_key: Callable[[str], None],
+) -> Ports:
+    """Return what services are built with."""
+    return Ports(
+        database=database,
+        writer=writer,
+        clock=clock,
+        ids=SystemIds(),
+        wake=reconcilers.wake,
+        wake_all=reconcilers.wake_all,
+        forget_key=forget_key,
+        default_account=config.default_account,
+        home=config.home,
+        fleet=SocketFleet(config.fleet) if config.fleet else NoFleet(),
+        time_scale=config.time_scale,
+        quotas=config.quotas,
+        events=config.events,
+    )
+
+
 async def _serve(config: GatewayConfig, build: Build, clock: Clock) -> None:
     database = Database(config.database_url)
     writer = GroupWriter(database)
     reconcilers = Reconcilers()
-    ids = SystemIds()
     keys = sigv4.KeyCache()
     loop = asyncio.get_running_loop()
 
@@ -92,28 +117,13 @@ async def _serve(config: GatewayConfig, build: Build, clock: Clock) -> None:
         loop.call_soon_threadsafe(keys.forget, access_key_id)
 
     try:
-        ports = Ports(
-            database=database,
-            writer=writer,
-            clock=clock,
-            ids=ids,
-            wake=reconcilers.wake,
-            wake_all=reconcilers.wake_all,
-            forget_key=forget,
-            default_account=config.default_account,
-            home=config.home,
-            events=config.events,
-            fleet=SocketFleet(config.fleet) if config.fleet else NoFleet(),
-            time_scale=config.time_scale,
-            quotas=config.quotas,
-        )
-        parts = build(ports)
+        parts = build(make_ports(config, database, writer, clock, reconcilers, forget))
         behind = Behind(parts.recorder, writer)
         authenticator = Authenticator(
             parts.credentials, clock, keys, config.default_account, config.accept_any_credentials
         )
         limits = Limits(threads=config.threads)
-        pipeline = Pipeline(parts, authenticator, database, writer, behind, clock, ids, limits)
+        pipeline = Pipeline(parts, authenticator, database, writer, behind, clock, SystemIds(), limits)
         reconcilers.start(parts.reconcilers)
         try:
             calls = {**manage.routes(clock, reconcilers), **parts.routes}

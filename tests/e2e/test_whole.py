@@ -246,6 +246,23 @@ def test_accounts_are_made_listed_and_apart(up: Whole) -> None:
     assert KEY.search(up.run("account", "create").replace("\nexport AWS_SECRET_ACCESS_KEY=", " "))
 
 
+# ---- services --------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_catalog_says_is_refused_is_refused_by_name(up: Whole) -> None:
+    found = {one["name"]: one for one in json.loads(up.run("services", "sts", "--json"))[0]["operations"]}
+    assert found["GetCallerIdentity"]["works"] is True
+    assert (found["DecodeAuthorizationMessage"]["works"], found["GetSessionToken"]["works"]) == (False, True)
+    sts = up.client("sts")
+    with pytest.raises(ClientError, match=r"NotImplemented.*DecodeAuthorizationMessage"):
+        sts.decode_authorization_message(EncodedMessage="x")
+    assert "TokenCode" in found["GetSessionToken"]["refused"]
+    with pytest.raises(ClientError, match=r"NotImplemented.*TokenCode"):
+        sts.get_session_token(TokenCode="123456")
+    assert re.search(r"^iam +[0-9]+ +[0-9]+ +query *$", up.run("services"), re.MULTILINE)
+    assert "It has " in up.run("services", "nonsense", status=1)
+
+
 # ---- time ------------------------------------------------------------------------------------------------------------
 
 
