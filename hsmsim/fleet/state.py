@@ -272,6 +272,7 @@ def prepare(places: Places) -> None:
     fleet = load(places)
     account = fleet.account if fleet.clusters else choose_account(places)
     make_home(places, account)
+    save(places, structs.replace(fleet, account=account))
     make_run(places, account)
 
 

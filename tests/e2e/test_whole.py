@@ -21,7 +21,7 @@ from botocore.exceptions import ClientError
 from cryptography import x509
 from support.whole import ROOT, Whole, whole
 
-from hsmsim.fleet import processes, protocol
+from hsmsim.fleet import processes, protocol, state
 from hsmsim.gateway import launch
 
 if TYPE_CHECKING:
@@ -139,7 +139,7 @@ def test_a_port_in_use_is_named_with_who_has_it(fresh: Whole) -> None:
         said = fresh.up("--port", str(port), status=1)
     assert f"Port {port} of 127.0.0.1 is taken by process {os.getpid()} (" in said
     assert f"hsmsim up --port {port + 10}" in said
-    assert not fresh.places.fleet_file.exists()
+    assert not state.load(fresh.places).clusters
 
 
 def test_other_options_for_a_gateway_that_runs_are_refused(up: Whole) -> None:
