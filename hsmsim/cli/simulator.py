@@ -121,7 +121,7 @@ def _introduce_gateway(places: Places, running: simulator.Running) -> None:
 def _suggest(places: Places, ready: quickstart.Ready) -> None:
     command = shlex.quote(_own_command())
     click.echo(f'\nIn a shell:  eval "$({command} env)"   which does')
-    for name, value in _environment(places, ready).items():
+    for name, value in {**ready.environment(), **launch.environment(places)}.items():
         shown = "..." if name == "AWS_SECRET_ACCESS_KEY" else shlex.quote(value)
         click.echo(f"  export {name}={shown}")
     click.echo(
@@ -130,10 +130,6 @@ def _suggest(places: Places, ready: quickstart.Ready) -> None:
         f"  {command} key list\n"
         f"  {_third_command(command, ready)}\n"
     )
-
-
-def _environment(places: Places, ready: quickstart.Ready, *, secure: bool = False) -> dict[str, str]:
-    return {**ready.environment(), **launch.environment(places, secure=secure)}
 
 
 def _third_command(command: str, ready: quickstart.Ready) -> str:
@@ -187,10 +183,14 @@ def env(*, https: bool, as_json: bool) -> None:
     """Print shell exports for the running simulator.
 
     Use it as: eval "$(hsmsim env)". The PIN and the access key of the account's root user are secrets of this
-    simulator: they go to your shell's environment.
+    simulator: they go to your shell's environment. Where the gateway runs and no HSM does, it is for AWS's tools alone.
     """
     places = Places.resolve()
-    exports = _environment(places, quickstart.ready(places), secure=https)
+    exports = launch.environment(places, secure=https)
+    if not exports or quickstart.serves(places):
+        exports = {**quickstart.ready(places).environment(), **exports}
+    else:
+        click.echo("No HSM runs: there is nothing for PKCS#11.", err=True)
     if as_json:
         show.document(exports)
         return

@@ -118,12 +118,18 @@ def write_module_config(places: Places) -> None:
     state.write_private(places.module_config, modulecfg.encoded(content), mode=0o644)
 
 
+def serves(places: Places) -> bool:
+    """Return whether an HSM of the quickstart's cluster runs."""
+    clusters = state.load(places).clusters[:1]
+    return any(launch.is_running(places, hsm.hsm_id) for cluster in clusters for hsm in cluster.hsms)
+
+
 def ready(places: Places) -> Ready:
     """Return what clients need; HsmsimError if the simulator is not up."""
     fleet = state.load(places)
     cluster = fleet.only_cluster()
     hsm_ids = tuple(hsm.hsm_id for hsm in cluster.hsms)
-    if not any(launch.is_running(places, hsm_id) for hsm_id in hsm_ids):
+    if not serves(places):
         raise HsmsimError("The simulator is not running. Start it: hsmsim up --detach")
     user = credentials.find(places, cluster.cluster_id, "", Role.CRYPTO_USER)
     if user is None:

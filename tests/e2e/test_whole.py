@@ -122,6 +122,16 @@ def test_what_is_the_gateways_is_its_own(up: Whole) -> None:
         assert secret not in path.read_bytes()
 
 
+def test_without_hsms_env_is_for_aws_alone(fresh: Whole) -> None:
+    fresh.up()
+    before = fresh.env()
+    (hsm,) = json.loads(fresh.run("hsm", "list", "--json"))
+    fresh.run("hsm", "stop", hsm["hsm_id"])
+    assert fresh.env() == {name: value for name, value in before.items() if name.startswith("AWS_")}
+    fresh.run("hsm", "start", hsm["hsm_id"])
+    assert fresh.env() == before
+
+
 def test_without_the_gateway_everything_else_is_there(fresh: Whole) -> None:
     said = fresh.up("--no-gateway")
     assert "AWS" not in said
