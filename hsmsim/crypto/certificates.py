@@ -130,6 +130,15 @@ class Signed:
     trust_anchor: bytes
 
 
+def key_of_request(request: bytes) -> bytes:
+    """Return the public key (DER) that a request (PEM) is for; ParseError."""
+    try:
+        key = x509.load_pem_x509_csr(request).public_key()
+    except ValueError as error:
+        raise ParseError(f"The certificate request cannot be read: {error}.") from error
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
 def check(signed: bytes, anchor: bytes, spki: bytes) -> Signed:
     """Return the customer's certificate for the key `spki`; ParseError, IssuerError, ForeignKeyError."""
     certificate, chain = require_issued(signed, anchor)

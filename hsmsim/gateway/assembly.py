@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import logging
 import os
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from hsmsim.config import Places
 from hsmsim.gateway.ports import Parts, Ports
+from hsmsim.services.cloudhsm import api as cloudhsm
+from hsmsim.services.cloudhsm import rules as cloudhsm_rules
+from hsmsim.services.cloudhsm.worker import Daemon, Worker
 from hsmsim.services.cloudtrail import api as cloudtrail
 from hsmsim.services.cloudtrail import retention
 from hsmsim.services.cloudtrail.store import History
@@ -17,7 +20,12 @@ from hsmsim.services.iam import bootstrap
 from hsmsim.services.iam.accounts import Accounts
 from hsmsim.services.iam.authorizer import IamAuthorizer
 from hsmsim.services.iam.directory import Directory
+from hsmsim.services.iam.roles import LinkedRoles
 from hsmsim.services.sts import api as sts
+
+if TYPE_CHECKING:
+    from hsmsim.services.kernel import Service
+    from hsmsim.services.network import Network
 
 _LOG: Final = logging.getLogger("hsmsim.gateway")
 
@@ -35,9 +43,22 @@ def build(ports: Ports) -> Parts:
     )
 
 
+def build_cloudhsm(ports: Ports, directory: Directory, network: Network) -> tuple[Service, Reconciler]:
+    """CloudHSM, and what makes HSM processes follow its rows."""
+    settings = cloudhsm_rules.settings(ports.time_scale, ports.quotas)
+    service = cloudhsm.build(cloudhsm.CloudHsm(network, LinkedRoles(directory), settings, ports.wake))
+    fleet = Daemon(_places(ports).fleet_socket)
+    worker = Worker(ports.database, ports.writer, ports.clock, ports.ids, fleet, network, settings)
+    return service, worker
+
+
+def _places(ports: Ports) -> Places:
+    return Places.resolve({**os.environ, "HSMSIM_HOME": str(ports.home)})
+
+
 def open_directory(ports: Ports) -> Directory:
     """IAM's memory; the default account and its root key are made at the first start."""
-    places = Places.resolve({**os.environ, "HSMSIM_HOME": str(ports.home)})
+    places = _places(ports)
     directory = Directory(bootstrap.load_seal(places), ports.clock)
     made = bootstrap.ensure_root(places, ports.writer, directory, ports.ids, ports.default_account, ports.clock.time())
     if made is not None:

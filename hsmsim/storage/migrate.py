@@ -30,7 +30,7 @@ class Schema:
 
 
 CLUSTER: Final = Schema(_FOLDER / "migrations", "0002")
-GATEWAY: Final = Schema(_FOLDER / "gateway_migrations", "0004")
+GATEWAY: Final = Schema(_FOLDER / "gateway_migrations", "0005")
 
 
 def migrate(url: str, schema: Schema = CLUSTER) -> None:
