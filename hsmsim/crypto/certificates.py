@@ -162,8 +162,8 @@ def require_issued(signed: bytes, anchor: bytes) -> tuple[x509.Certificate, list
             raise IssuerError("Of the trust anchor's certificates the last one, and only that, is self-signed.")
         _require_authority(link)
     for child, parent in zip((certificate, *chain), (*chain, chain[-1]), strict=True):
-        _require_issued(child, parent)
         _require_allowed(child)
+        _require_issued(child, parent)
     return certificate, chain
 
 

@@ -43,7 +43,7 @@ def build(ports: Ports) -> Parts:
     )
 
 
-def build_cloudhsm(ports: Ports, directory: Directory, network: Network) -> tuple[Service, Reconciler]:
+def build_cloudhsm(ports: Ports, directory: Directory, network: Network) -> tuple[Service, Worker]:
     """CloudHSM, and what makes HSM processes follow its rows."""
     settings = cloudhsm_rules.settings(ports.time_scale, ports.quotas)
     service = cloudhsm.build(cloudhsm.CloudHsm(network, LinkedRoles(directory), settings, ports.wake))

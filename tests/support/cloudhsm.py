@@ -15,7 +15,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import boto3
+import pytest
 from botocore.config import Config
+from botocore.exceptions import ClientError
 from support.fleet import ROOT, Fleet, fleet
 from support.hsm import ADMIN, USERS, Client
 from support.network import SUBNET_IDS
@@ -44,8 +46,8 @@ class Simulator:
 
     # ---- processes -----------------------------------------------------------------------------------------------
 
-    def start(self) -> None:
-        """The gateway; it goes on with what is in its folder."""
+    def start(self, die_at: str = "") -> None:
+        """The gateway; it goes on with what is in its folder, and dies as cloudhsm_parts.py says."""
         ready, path = self.folder / "ready.json", self.folder / "gateway.json"
         ready.unlink(missing_ok=True)
         path.write_text(
@@ -55,6 +57,7 @@ class Simulator:
             **os.environ,
             "HSMSIM_HOME": str(self.fleet.places.home),
             "HSMSIM_RUN": str(self.fleet.places.run),
+            "TESTS_DIE_AT": die_at,
             "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}",
         }
         command = [sys.executable, "-P", str(ROOT / "tests/support/cloudhsm_parts.py"), str(path)]
@@ -62,7 +65,9 @@ class Simulator:
             self.process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         deadline = time.monotonic() + PATIENCE_S
         while not ready.exists():
-            assert self.process.poll() is None, self.log
+            if self.process.poll() is not None:
+                assert die_at, self.log
+                return
             assert time.monotonic() < deadline, self.log
             time.sleep(0.02)
         self.url = f"http://127.0.0.1:{json.loads(ready.read_text())['http']}"
@@ -76,6 +81,16 @@ class Simulator:
     def restart(self, how: signal.Signals = signal.SIGKILL) -> None:
         self.end(how)
         self.start()
+
+    @contextmanager
+    def dying(self, *places: str) -> Iterator[None]:
+        """What is done in it leads to a gateway that is killed at these places of its steps, one after another."""
+        self.manage("POST", "/die", at=places[0])
+        yield
+        for following in (*places[1:], ""):
+            assert self.process is not None
+            assert self.process.wait(PATIENCE_S) == -signal.SIGKILL
+            self.start(following)
 
     @property
     def log(self) -> str:
@@ -220,6 +235,16 @@ def signed(folder: Path, csr: str, *, key: tuple[str, ...] = ("rsa:2048",), dige
     by = ("-CA", "root.crt", "-CAkey", "root.key", "-CAcreateserial", digest, "-days", "3652")
     openssl(folder, "x509", "-req", "-in", "cluster.csr", *by, "-out", "signed.crt")
     return (folder / "signed.crt").read_text(), (folder / "root.crt").read_text()
+
+
+@contextmanager
+def refused(code: str, text: str = "", status: int = 400) -> Iterator[None]:
+    """What is done in it gets this error, with this in its sentence."""
+    with pytest.raises(ClientError) as caught:
+        yield
+    response = caught.value.response
+    assert (response["Error"]["Code"], response["ResponseMetadata"]["HTTPStatusCode"]) == (code, status), response
+    assert text in response["Error"]["Message"]
 
 
 @contextmanager

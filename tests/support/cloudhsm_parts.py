@@ -1,13 +1,18 @@
 """A gateway with IAM, STS and CloudHSM over the tests' network, whose simulated clock the tests move.
 
-Run as a program: python cloudhsm_parts.py CONFIG. On the management socket: POST /advance {"seconds": n}, GET /network.
+Run as a program: python cloudhsm_parts.py CONFIG. On the management socket: POST /advance {"seconds": n}, GET /network,
+POST /die {"at": "STEP before"}: the process is killed by SIGKILL at the worker's next STEP (a Do): before it does
+anything; "STEP between": once the fleet has answered and no row says so; "STEP after": once the rows do. TESTS_DIE_AT
+is the same for the first steps.
 """
 
 from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +28,41 @@ from hsmsim.services.iam import api as iam
 from hsmsim.services.iam.authorizer import IamAuthorizer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    from hsmsim.services.cloudhsm.model import Scene
+    from hsmsim.services.cloudhsm.worker import Worker
+
+
+class Doom:
+    """Kills the process at one step of the worker."""
+
+    def __init__(self, worker: Worker) -> None:
+        self._armed = os.environ.get("TESTS_DIE_AT", "")
+        self._under_way = ""
+        self._fleet = worker._fleet
+        worker._fleet = self._ask
+        worker._steps = {do: partial(self._run, do.name, step) for do, step in worker._steps.items()}
+
+    def arm(self, members: Mapping[str, Any]) -> dict[str, Any]:
+        self._armed = members["at"]
+        return {}
+
+    def _at(self, name: str, when: str) -> None:
+        if self._armed == f"{name} {when}":
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def _run(self, name: str, step: Callable[[Scene, str], None], scene: Scene, id_: str) -> None:
+        self._at(name, "before")
+        self._under_way = name
+        step(scene, id_)
+        self._under_way = ""
+        self._at(name, "after")
+
+    def _ask(self, request: Any, result: Any) -> Any:
+        answer = self._fleet(request, result)
+        self._at(self._under_way, "between")
+        return answer
 
 
 def build(ports: Ports) -> Parts:
@@ -38,6 +77,8 @@ def build(ports: Ports) -> Parts:
         ports.wake_all()
         return {}
 
+    doom = Doom(worker)
+
     def rows(_members: Mapping[str, Any]) -> dict[str, Any]:
         with ports.database.read() as tx:
             return network.rows(tx)
@@ -48,7 +89,7 @@ def build(ports: Ports) -> Parts:
         authorizer=IamAuthorizer(directory),
         recorder=assembly.NoRecorder(),
         reconcilers=(worker,),
-        routes={("POST", "/advance"): advance, ("GET", "/network"): rows},
+        routes={("POST", "/advance"): advance, ("GET", "/network"): rows, ("POST", "/die"): doom.arm},
     )
 
 

@@ -1,4 +1,4 @@
-"""The service: importing this module registers every operation. CopyBackupToRegion is not built, and refused by name."""
+"""The service: importing this module registers every operation. CopyBackupToRegion is refused by name: not built."""
 
 from __future__ import annotations
 

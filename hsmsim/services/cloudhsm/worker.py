@@ -53,7 +53,7 @@ POLL_S: Final = 0.5
 STEPS: Final = 8
 """Of one cluster, before the others have their turn."""
 MESSAGE_CHARS: Final = 300
-RETRY_S: Final = (1.0, 30.0)
+RETRY_S: Final = (0.5, 5.0)
 
 
 class Fleet(Protocol):
@@ -98,6 +98,7 @@ class Worker:
         self._network = network
         self._settings = settings
         self._failures: dict[str, tuple[int, float]] = {}
+        self._views: list[protocol.HsmView] | None = None
         self._steps: Mapping[Do, Callable[[Scene, str], None]] = {
             Do.CREATED: self._created,
             Do.RESTORED: self._restored,
@@ -128,11 +129,12 @@ class Worker:
         """Do what is due in every cluster; seconds until something is due again."""
         with self._database.read() as tx:
             ids = [cluster.id for cluster in store.clusters(tx)]
+        self._views = None
         pauses = [pause for id_ in ids if (pause := self._follow(id_)) is not None]
         return min(pauses, default=None)
 
     def _follow(self, cluster_id: str) -> float | None:
-        """Some steps of one cluster; seconds until it needs another look, None where only a wake can bring one."""
+        """Do some steps of one cluster; seconds until it needs another look, None where only a wake can bring one."""
         failures, until = self._failures.get(cluster_id, (0, 0.0))
         left = until - self._clock.monotonic_ns() / 1e9
         if left > 0:
@@ -165,13 +167,19 @@ class Worker:
             backups = store.backups(tx, store.BACKUPS.c.cluster == cluster_id)
             wanted = store.wanted_images(tx)
         assert cluster is not None  # noqa: S101 - the rows of clusters are never removed
-        views = self._fleet(protocol.ListHsms(), list[protocol.HsmView]) if hsms else []
         own = {hsm.id for hsm in hsms}
-        seen = {view.hsm_id: _seen(view) for view in views if view.hsm_id in own}
+        seen = {view.hsm_id: _seen(view) for view in (self._seen_now() if hsms else ()) if view.hsm_id in own}
         return Scene(cluster, tuple(hsms), tuple(backups), seen, self._clock.time()), wanted
+
+    def _seen_now(self) -> list[protocol.HsmView]:
+        """Return all HSMs as the fleet saw them after the last step."""
+        if self._views is None:
+            self._views = self._fleet(protocol.ListHsms(), list[protocol.HsmView])
+        return self._views
 
     def _do(self, scene: Scene, step: Step) -> None:
         _LOG.info("%s (%s): %s %s", scene.cluster.id, scene.cluster.state, step.do.name, step.id)
+        self._views = None
         self._steps[step.do](scene, step.id)
 
     def _tell(self, cluster_id: str, error: Exception) -> None:
