@@ -6,8 +6,10 @@ import datetime as dt
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.cloudhsm import REGION, Simulator, simulator
+from support.cloudhsm import REGION, Simulator, refused, simulator
 from support.network import SUBNET_IDS
+
+from hsmsim.errors import CkrError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -74,21 +76,48 @@ def test_keys_are_lost_with_the_last_backup(sim: Simulator) -> None:
     oldest, newest = sim.backups(clusterIds=[id_])
     for backup in (oldest, newest):
         sim.client().delete_backup(BackupId=backup["BackupId"])
-    # Within the seven days it is there.
+    with refused("CloudHsmInvalidRequestException", f"{id_} has no HSM, and no backup that is READY"):
+        sim.client().create_hsm(ClusterId=id_, AvailabilityZone=f"{REGION}a")
+    sim.client().restore_backup(BackupId=oldest["BackupId"])
     with sim.hsm(sim.add(id_)["HsmId"]) as alice:
         alice.login("alice")
     sim.remove(id_, sim.cluster(id_)["Hsms"][0]["HsmId"])
     sim.settled(id_)
-    sim.client().delete_backup(BackupId=sim.backups(clusterIds=[id_])[-1]["BackupId"])
+    for backup in sim.backups(clusterIds=[id_], states=["READY"]):
+        sim.client().delete_backup(BackupId=backup["BackupId"])
     sim.advance(days=8)
     sim.eventually(lambda: "PENDING_DELETION" not in states(sim, id_))
-    with pytest.raises(sim.client().exceptions.CloudHsmInvalidRequestException, match="its keys are lost") as caught:
+    with refused("CloudHsmInvalidRequestException", f"{id_} has no HSM, and no backup that is READY"):
         sim.client().create_hsm(ClusterId=id_, AvailabilityZone=f"{REGION}a")
-    assert caught.value.response["Error"]["Message"].startswith(f"{id_} has no HSM and no backup that is left")
     sim.client().delete_cluster(ClusterId=id_)
     sim.until(id_, "DELETED")
     sim.advance(days=2)
     assert sim.client().describe_clusters(Filters={"clusterIds": [id_]})["Clusters"] == []
+
+
+def migrated(sim: Simulator, id_: str, hsm_id: str) -> str:
+    """A change of the HSM type, in which token keys and users stay as they are; the new HSM's id."""
+    sim.client().modify_cluster(ClusterId=id_, HsmType="hsm2m.medium")
+    sim.eventually(lambda: states(sim, id_)[-1] == "CREATE_IN_PROGRESS")
+    sim.advance(minutes=2)
+    sim.when(id_, lambda found: len(found["Hsms"]) == 2)
+    with sim.hsm(hsm_id) as alice:
+        alice.login("alice")
+        with pytest.raises(CkrError, match="limited-write mode"):
+            alice.ec(token=True)
+        alice.ec(token=False)
+    sim.advance(minutes=25)
+    shown = sim.cluster(id_)
+    assert [hsm["State"] for hsm in shown["Hsms"]] == ["ACTIVE", "CREATE_IN_PROGRESS"]
+    assert shown["Hsms"][0]["EniId"] == shown["Hsms"][1]["EniId"]
+    with refused("CloudHsmInvalidRequestException", f"{id_} is MODIFY_IN_PROGRESS."):
+        sim.client().delete_hsm(ClusterId=id_, HsmId=hsm_id)
+    sim.advance(minutes=5)
+    (hsm,) = sim.until(id_, "ACTIVE")["Hsms"]
+    with sim.hsm(hsm["HsmId"]) as alice:
+        alice.login("alice")
+        alice.ec(token=True)
+    return str(hsm["HsmId"])
 
 
 def test_transitions_take_what_they_take_in_aws() -> None:
@@ -101,7 +130,7 @@ def test_transitions_take_what_they_take_in_aws() -> None:
         def hsms() -> list[str]:
             return [hsm["State"] for hsm in sim.cluster(id_)["Hsms"]]
 
-        id_ = api.create_cluster(HsmType="hsm2m.medium", SubnetIds=SUBNET_IDS[:1])["Cluster"]["ClusterId"]
+        id_ = api.create_cluster(HsmType="hsm1.medium", SubnetIds=SUBNET_IDS[:1])["Cluster"]["ClusterId"]
         sim.advance(seconds=40)
         assert state() == "CREATE_IN_PROGRESS"
         sim.advance(seconds=20)
@@ -115,8 +144,7 @@ def test_transitions_take_what_they_take_in_aws() -> None:
         certificate, root = sim.sign(id_)
         api.initialize_cluster(ClusterId=id_, SignedCert=certificate, TrustAnchor=root)
         sim.advance(minutes=2)
-        assert "ClusterCsr" in sim.cluster(id_)["Certificates"]
-        assert state() == "INITIALIZE_IN_PROGRESS"
+        assert (state(), sim.cluster(id_)["Certificates"]) == ("INITIALIZE_IN_PROGRESS", {})
         sim.advance(minutes=1)
         sim.until(id_, "INITIALIZED")
         sim.activate(hsm_id)
@@ -127,12 +155,14 @@ def test_transitions_take_what_they_take_in_aws() -> None:
         sim.advance(minutes=2)
         sim.eventually(lambda: states(sim, id_) == ["READY"])
         api = sim.client()
+        hsm_id = migrated(sim, id_, hsm_id)
         api.delete_hsm(ClusterId=id_, HsmId=hsm_id)
+        sim.eventually(lambda: states(sim, id_)[-1] == "CREATE_IN_PROGRESS")
         sim.advance(minutes=2)
         assert hsms() == ["DELETE_IN_PROGRESS"]
         sim.advance(minutes=1)
         sim.eventually(lambda: hsms() == [])
-        assert states(sim, id_) == ["READY"] * 2
+        assert states(sim, id_) == ["READY"] * 3
         api.delete_cluster(ClusterId=id_)
         sim.advance(seconds=40)
         assert state() == "DELETE_IN_PROGRESS"

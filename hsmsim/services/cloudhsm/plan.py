@@ -237,6 +237,7 @@ def _migrating(scene: Scene) -> Iterator[Step]:
             yield Step(Do.RETIRE, hsm.id)
         elif successor.due <= scene.now:
             yield Step(Do.CREATE_HSM, successor.id)
+        yield from _health(scene)
         return
     if any(seen.limited for seen in scene.seen.values()):
         yield Step(Do.UNLIMIT)

@@ -207,18 +207,16 @@ def check_create_hsm(cluster: Cluster, hsms: Sequence[Hsm], zone: str, in_region
 
 
 def source_of(cluster: Cluster, hsms: Sequence[Hsm], own: Sequence[Backup], source: Backup | None) -> str:
-    """Return the backup that a new HSM grows from where the cluster is ACTIVE and has none; else empty.
+    """Return the backup that a new HSM grows from where the cluster is ACTIVE and has none: the latest; else empty.
 
-    own: the cluster's backups; source: the one that it was made from.
+    own: the cluster's backups, as they were made; source: the one that it was made from itself.
     """
     if cluster.state is not ClusterState.ACTIVE or any(hsm.state is not HsmState.CREATE_IN_PROGRESS for hsm in hsms):
         return ""
-    whole = [one for one in own if one.state in {BackupState.READY, BackupState.PENDING_DELETION}]
-    if whole:
-        return max(whole, key=lambda one: (one.created, one.id)).id
-    if source is None or source.state is BackupState.DELETED:
-        raise invalid(f"{cluster.id} has no HSM and no backup that is left: its keys are lost. Delete the cluster.")
-    return source.id
+    ready = [one for one in (*([source] if source else []), *own) if one.state is BackupState.READY]
+    if not ready:
+        raise invalid(f"{cluster.id} has no HSM, and no backup that is READY: take back a deletion with RestoreBackup.")
+    return ready[-1].id
 
 
 def chosen_hsm(hsms: Sequence[Hsm], hsm_id: str | None, eni: str | None, ip: str | None) -> Hsm:
@@ -234,13 +232,13 @@ def chosen_hsm(hsms: Sequence[Hsm], hsm_id: str | None, eni: str | None, ip: str
 
 
 def check_delete_hsm(cluster: Cluster, hsms: Sequence[Hsm], hsm: Hsm) -> None:
-    """Refuse to delete an HSM that is on its way, or while its cluster is."""
+    """Refuse to delete an HSM while something happens to its cluster. One that does not come up may be deleted."""
     states = [ClusterState.UNINITIALIZED, ClusterState.INITIALIZED, ClusterState.ACTIVE, ClusterState.DEGRADED]
     if UNVERIFIED.shows_update:
         states.append(ClusterState.UPDATE_IN_PROGRESS)
     check_state(cluster, hsms, "DeleteHsm", *states)
-    if hsm.state not in {HsmState.ACTIVE, HsmState.DEGRADED}:
-        raise invalid(f"{hsm.id} is {hsm.state}; DeleteHsm needs one that is ACTIVE or DEGRADED.")
+    if hsm.state is HsmState.DELETE_IN_PROGRESS:
+        raise invalid(f"{hsm.id} is being deleted already.")
 
 
 # ---- backups, tags ---------------------------------------------------------------------------------------------------

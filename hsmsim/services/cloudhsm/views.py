@@ -51,7 +51,7 @@ def _present(members: Mapping[str, Any]) -> dict[str, Any]:
 
 def _certificates(found: Certificates, state: ClusterState) -> dict[str, Any]:
     """The CSR and the hardware's certificates while the cluster waits for its own, then that one."""
-    if state in {ClusterState.UNINITIALIZED, ClusterState.INITIALIZE_IN_PROGRESS} and not found.cluster:
+    if state is ClusterState.UNINITIALIZED:
         return _present(
             {
                 "ClusterCsr": found.csr,

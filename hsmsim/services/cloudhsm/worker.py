@@ -2,8 +2,8 @@
 
 Rules: what is done outside of the database is named by an id that is in a row already, and can be asked for again; then
 one transaction writes what came of it. A gateway that is killed between the two does it again. A cluster that cannot go
-on (its fleet is away, no HSM answers) says why on the HSMs that are under way, and is tried again; it holds up no
-other.
+on (its fleet is away, no HSM answers) says why in the StateMessage of what is under way, and is tried again; it
+holds up no other.
 """
 
 from __future__ import annotations
@@ -183,13 +183,16 @@ class Worker:
         self._steps[step.do](scene, step.id)
 
     def _tell(self, cluster_id: str, error: Exception) -> None:
-        """Say why a cluster does not go on, on its HSMs that are under way."""
+        """Say why a cluster does not go on, on whatever is under way."""
         _LOG.warning("%s does not go on now: %s", cluster_id, error)
         text = str(error)[:MESSAGE_CHARS]
         moving = (HsmState.CREATE_IN_PROGRESS.value, HsmState.DELETE_IN_PROGRESS.value)
 
         def work(tx: Connection) -> None:
             store.change_hsms(tx, store.HSMS.c.cluster == cluster_id, store.HSMS.c.state.in_(moving), message=text)
+            cluster = store.cluster(tx, cluster_id)
+            if cluster is not None and cluster.state.value.endswith("_IN_PROGRESS"):
+                store.change_cluster(tx, cluster, message=text)
 
         self._writer.write(work)
 
@@ -214,10 +217,11 @@ class Worker:
     def _created(self, scene: Scene, _id: str) -> None:
         restored = bool(scene.cluster.source_backup)
         state = ClusterState.INITIALIZE_IN_PROGRESS if restored else ClusterState.UNINITIALIZED
-        self._set(scene.cluster, state=state, due=self._due("InitializeCluster") if restored else 0.0)
+        due = self._due("InitializeCluster") if restored else 0.0
+        self._set(scene.cluster, state=state, message="", due=due)
 
     def _restored(self, scene: Scene, _id: str) -> None:
-        self._set(scene.cluster, state=ClusterState.ACTIVE)
+        self._set(scene.cluster, state=ClusterState.ACTIVE, message="")
 
     def _initialize(self, scene: Scene, _id: str) -> None:
         cluster = scene.cluster
@@ -328,7 +332,9 @@ class Worker:
             )
 
         def work(tx: Connection) -> None:
-            store.change_hsm(tx, hsm, state=HsmState.ACTIVE, message="", backup="", image="")
+            (now,) = store.hsms(tx, store.HSMS.c.id == id_)
+            if now.state is HsmState.CREATE_IN_PROGRESS:
+                store.change_hsm(tx, now, state=HsmState.ACTIVE, message="", backup="", image="")
             store.change_cluster(tx, cluster, certificates=found)
 
         self._writer.write(work)

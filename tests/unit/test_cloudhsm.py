@@ -1,0 +1,281 @@
+"""CloudHSM's rules and plan, without processes: which step follows from which rows."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from hsmsim.errors import AwsError, HsmsimError
+from hsmsim.services.cloudhsm import rules
+from hsmsim.services.cloudhsm.model import (
+    DAY_S,
+    Backup,
+    BackupState,
+    Certificates,
+    Cluster,
+    ClusterState,
+    Hsm,
+    HsmState,
+    Quotas,
+    Scene,
+    Seen,
+    Settings,
+)
+from hsmsim.services.cloudhsm.plan import Do, Step, next_due, next_step
+
+NOW = 1_700_000_000.0
+UP, DOWN = Seen(serves=True), Seen(serves=False)
+LIMITED = Seen(serves=True, activated=True, limited=True)
+
+
+def cluster(state: ClusterState = ClusterState.ACTIVE, **more: Any) -> Cluster:
+    values: dict[str, Any] = {
+        "id": "cluster-a",
+        "account": "123456789012",
+        "region": "eu-west-1",
+        "message": "",
+        "due": 0.0,
+        "created": NOW,
+        "hsm_type": "hsm2m.medium",
+        "mode": "FIPS",
+        "retention": 90,
+        "source_backup": "",
+        "vpc": "vpc-1",
+        "group": "sg-1",
+        "subnets": {"eu-west-1a": "subnet-1"},
+        "certificates": Certificates(),
+        "signed": "",
+        "anchor": "",
+        "target": "",
+        "former": "",
+        "former_image": "",
+        "rollback_until": 0.0,
+        "ended": 0.0,
+    }
+    return Cluster(state=state, **values | more)
+
+
+def hsm(letter: str, state: HsmState = HsmState.ACTIVE, **more: Any) -> Hsm:
+    values: dict[str, Any] = {
+        "cluster": "cluster-a",
+        "message": "",
+        "due": 0.0,
+        "created": NOW,
+        "hsm_type": "hsm2m.medium",
+        "zone": "eu-west-1a",
+        "subnet": "subnet-1",
+        "eni": f"eni-{letter}",
+        "ip": "10.0.0.9",
+        "backup": "",
+        "image": "",
+        "replaces": "",
+    }
+    return Hsm(id=f"hsm-{letter}", state=state, **values | more)
+
+
+def backup(letter: str, state: BackupState = BackupState.READY, **more: Any) -> Backup:
+    values: dict[str, Any] = {
+        "account": "123456789012",
+        "region": "eu-west-1",
+        "cluster": "cluster-a",
+        "due": 0.0,
+        "created": NOW,
+        "hsm_type": "hsm2m.medium",
+        "mode": "FIPS",
+        "certificate": "",
+        "never_expires": False,
+        "delete_at": 0.0,
+        "policy": "",
+        "image": True,
+    }
+    return Backup(id=f"backup-{letter}", state=state, **values | more)
+
+
+def step(
+    whole: Cluster, hsms: list[Hsm], seen: str = "", backups: list[Backup] | None = None, now: float = NOW
+) -> Step | None:
+    """The next step; seen: a letter for each HSM: u serves, d not, l with limited writes, a activated, - no process."""
+    kinds = {"u": UP, "d": DOWN, "l": LIMITED, "a": Seen(serves=True, activated=True)}
+    views = {one.id: kinds[kind] for one, kind in zip(hsms, seen, strict=True) if kind != "-"}
+    return next_step(Scene(whole, tuple(hsms), tuple(backups or ()), views, now))
+
+
+CREATING, DELETING = HsmState.CREATE_IN_PROGRESS, HsmState.DELETE_IN_PROGRESS
+C = ClusterState
+MOVING = cluster(C.MODIFY_IN_PROGRESS, target="hsm2m.medium", hsm_type="hsm1.medium")
+BACK = cluster(C.ROLLBACK_IN_PROGRESS, target="hsm1.medium")
+OLD = hsm("a", hsm_type="hsm1.medium")
+NEXT = hsm("b", CREATING, replaces="hsm-a")
+
+
+@pytest.mark.parametrize(
+    ("whole", "hsms", "seen", "backups", "expected"),
+    [
+        # A cluster begins.
+        (cluster(C.CREATE_IN_PROGRESS), [], "", [], Step(Do.CREATED)),
+        (cluster(C.CREATE_IN_PROGRESS, due=NOW + 1), [], "", [], None),
+        (cluster(C.INITIALIZE_IN_PROGRESS, source_backup="backup-x"), [], "", [], Step(Do.RESTORED)),
+        (cluster(C.INITIALIZE_IN_PROGRESS), [hsm("a")], "u", [], Step(Do.INITIALIZE)),
+        (cluster(C.INITIALIZE_IN_PROGRESS), [hsm("a")], "d", [], None),
+        (cluster(C.UNINITIALIZED), [hsm("a", CREATING)], "-", [], Step(Do.CREATE_HSM, "hsm-a")),
+        (cluster(C.UNINITIALIZED), [hsm("a", CREATING, due=NOW + 1)], "-", [], None),
+        (cluster(C.INITIALIZED), [hsm("a")], "u", [], None),
+        (cluster(C.INITIALIZED), [hsm("a")], "a", [], Step(Do.ACTIVATED)),
+        (cluster(C.DELETE_IN_PROGRESS), [], "", [], Step(Do.DELETE_CLUSTER)),
+        # HSMs come: from others after a backup, else from an image.
+        (cluster(), [hsm("a"), hsm("b", CREATING)], "u-", [], Step(Do.BACKUP_FOR, "hsm-b")),
+        (
+            cluster(),
+            [hsm("a"), hsm("b", CREATING, backup="backup-1")],
+            "u-",
+            [backup("1", BackupState.CREATE_IN_PROGRESS)],
+            Step(Do.WRITE_IMAGE, "backup-1"),
+        ),
+        (
+            cluster(),
+            [hsm("a"), hsm("b", CREATING, backup="backup-1")],
+            "u-",
+            [backup("1", BackupState.CREATE_IN_PROGRESS, due=NOW + 1)],
+            None,
+        ),
+        (
+            cluster(),
+            [hsm("a"), hsm("b", CREATING, backup="backup-1")],
+            "u-",
+            [backup("1")],
+            Step(Do.CREATE_HSM, "hsm-b"),
+        ),
+        (cluster(), [hsm("b", CREATING, image="backup-1")], "-", [backup("1")], Step(Do.CREATE_HSM, "hsm-b")),
+        (cluster(), [hsm("a", HsmState.DEGRADED), hsm("b", CREATING)], "d-", [], None),
+        # They go: after a backup where one serves.
+        (cluster(), [hsm("a", DELETING)], "u", [], Step(Do.BACKUP_FOR, "hsm-a")),
+        (cluster(), [hsm("a", DELETING, backup="backup-1")], "u", [backup("1")], Step(Do.DELETE_HSM, "hsm-a")),
+        (cluster(), [hsm("a", DELETING)], "d", [], Step(Do.DELETE_HSM, "hsm-a")),
+        (cluster(C.INITIALIZED), [hsm("a", DELETING)], "u", [], Step(Do.DELETE_HSM, "hsm-a")),
+        (
+            cluster(),
+            [hsm("a", DELETING, backup="backup-1")],
+            "d",
+            [backup("1", BackupState.CREATE_IN_PROGRESS)],
+            Step(Do.ABANDON, "backup-1"),
+        ),
+        # They die and come back.
+        (cluster(), [hsm("a")], "d", [], Step(Do.HEALTH, "hsm-a")),
+        (cluster(), [hsm("a")], "-", [], Step(Do.HEALTH, "hsm-a")),
+        (cluster(), [hsm("a", HsmState.DEGRADED)], "u", [], Step(Do.HEALTH, "hsm-a")),
+        (cluster(), [hsm("a", HsmState.DEGRADED)], "d", [], None),
+        (cluster(), [hsm("a")], "l", [], Step(Do.UNLIMIT)),
+        # Another HSM type: a backup, then limits, then one HSM after another.
+        (MOVING, [OLD], "u", [], Step(Do.BACKUP_FOR, "hsm-a")),
+        (MOVING, [replace(OLD, backup="backup-1")], "u", [backup("1")], Step(Do.LIMIT, "hsm-a")),
+        (MOVING, [replace(OLD, backup="backup-1")], "l", [backup("1")], Step(Do.REPLACE, "hsm-a")),
+        (MOVING, [OLD, NEXT], "l-", [], Step(Do.CREATE_HSM, "hsm-b")),
+        (MOVING, [OLD, replace(NEXT, due=NOW + 1)], "l-", [], None),
+        (MOVING, [OLD, replace(NEXT, state=HsmState.ACTIVE)], "ll", [], Step(Do.RETIRE, "hsm-a")),
+        (MOVING, [replace(NEXT, state=HsmState.ACTIVE)], "l", [], Step(Do.UNLIMIT)),
+        (MOVING, [replace(NEXT, state=HsmState.ACTIVE)], "u", [], Step(Do.MIGRATED)),
+        (MOVING, [replace(OLD, state=HsmState.DEGRADED)], "d", [], None),
+        (BACK, [hsm("a")], "u", [], Step(Do.REPLACE, "hsm-a")),
+        (BACK, [hsm("a"), replace(NEXT, hsm_type="hsm1.medium")], "u-", [], Step(Do.RETIRE, "hsm-a")),
+        (BACK, [replace(NEXT, hsm_type="hsm1.medium")], "-", [], Step(Do.CREATE_HSM, "hsm-b")),
+        (BACK, [replace(OLD, replaces="hsm-x")], "u", [], Step(Do.MIGRATED)),
+        (cluster(rollback_until=NOW), [hsm("a")], "u", [], Step(Do.END_ROLLBACK)),
+    ],
+)
+def test_the_next_step(
+    whole: Cluster, hsms: list[Hsm], seen: str, backups: list[Backup], expected: Step | None
+) -> None:
+    assert step(whole, hsms, seen, backups) == expected
+
+
+def test_backups_are_made_daily_and_kept_as_long_as_they_should_be() -> None:
+    day, ready = NOW + DAY_S, [backup("1")]
+    assert step(cluster(), [hsm("a")], "u", ready, day - 1) is None
+    assert step(cluster(), [hsm("a")], "u", ready, day) == Step(Do.BACKUP)
+    assert step(cluster(), [hsm("a", HsmState.DEGRADED)], "d", ready, day) is None
+    assert step(MOVING, [OLD], "u", ready, day) == Step(Do.BACKUP_FOR, "hsm-a")
+    late = NOW + 90 * DAY_S
+    two = [backup("1"), backup("2", created=NOW + 1)]
+    assert step(cluster(), [], "", two, late - 1) is None
+    assert step(cluster(), [], "", two, late) == Step(Do.EXPIRE, "backup-1")
+    assert step(cluster(C.DELETED), [], "", two, late) == Step(Do.EXPIRE, "backup-1")
+    assert step(cluster(), [], "", [replace(two[0], never_expires=True), two[1]], late) is None
+    assert step(cluster(), [], "", two[:1], late + 1000 * DAY_S) is None
+    pending = [backup("1", BackupState.PENDING_DELETION, delete_at=NOW + 7), backup("2")]
+    assert step(cluster(), [], "", pending, NOW + 6) is None
+    assert step(cluster(), [], "", pending, NOW + 7) == Step(Do.REMOVE, "backup-1")
+
+
+def test_an_image_goes_when_no_hsm_is_made_from_it() -> None:
+    gone = backup("1", BackupState.DELETED)
+    scene = Scene(cluster(), (), (gone,), {}, NOW)
+    assert next_step(scene, frozenset({"backup-1"})) is None
+    assert next_step(scene) == Step(Do.WIPE, "backup-1")
+    assert next_step(replace(scene, backups=(replace(gone, image=False),))) is None
+
+
+def test_when_something_is_due_again() -> None:
+    def due(whole: Cluster, hsms: list[Hsm], backups: list[Backup]) -> float | None:
+        return next_due(Scene(whole, tuple(hsms), tuple(backups), {}, NOW))
+
+    assert due(cluster(), [], []) is None
+    assert due(cluster(C.CREATE_IN_PROGRESS, due=NOW + 5), [], []) == NOW + 5
+    assert due(cluster(), [hsm("a")], [backup("1")]) == NOW + DAY_S
+    assert due(cluster(), [hsm("a", CREATING, due=NOW + 3)], [backup("1", due=NOW + 2)]) == NOW + 2
+    assert due(cluster(rollback_until=NOW + 9), [], [backup("1")]) == NOW + 9
+    assert due(cluster(), [], [backup("1")]) == NOW + 90 * DAY_S
+    assert due(cluster(), [], [backup("1", never_expires=True)]) is None
+    assert due(cluster(), [], [backup("1", BackupState.PENDING_DELETION, delete_at=NOW + 4)]) == NOW + 4
+
+
+@pytest.mark.parametrize(
+    ("states", "shown"),
+    [
+        ([], C.ACTIVE),
+        (["ACTIVE", "DEGRADED"], C.ACTIVE),
+        (["DEGRADED"], C.DEGRADED),
+        (["DEGRADED", "CREATE_IN_PROGRESS"], C.DEGRADED),
+        (["CREATE_IN_PROGRESS"], C.ACTIVE),
+    ],
+)
+def test_states_that_are_shown(states: list[str], shown: ClusterState) -> None:
+    hsms = [hsm(str(number), HsmState(state)) for number, state in enumerate(states)]
+    assert rules.shown_state(cluster(), hsms) is shown
+    assert rules.shown_state(cluster(C.INITIALIZED), hsms) is C.INITIALIZED
+
+
+def test_what_a_cluster_without_hsms_grows_from() -> None:
+    mine = [backup("1"), backup("2"), backup("3", BackupState.PENDING_DELETION)]
+    source = backup("s")
+    assert rules.source_of(cluster(), [], mine, source) == "backup-2"
+    assert rules.source_of(cluster(), [], [], source) == "backup-s"
+    assert rules.source_of(cluster(), [hsm("a")], mine, None) == ""
+    assert rules.source_of(cluster(), [hsm("a", CREATING)], mine, None) == "backup-2"
+    assert rules.source_of(cluster(C.UNINITIALIZED), [], [], None) == ""
+    with pytest.raises(AwsError, match="no backup that is READY"):
+        rules.source_of(cluster(), [], mine[2:], replace(source, state=BackupState.DELETED))
+
+
+def test_a_type_changes_forward_and_back_for_a_day() -> None:
+    old = cluster(hsm_type="hsm1.medium")
+    assert rules.check_migration(old, [hsm("a")], "hsm2m.medium", NOW) is C.MODIFY_IN_PROGRESS
+    new = cluster(former="hsm1.medium", rollback_until=NOW + 1)
+    assert rules.check_migration(new, [hsm("a")], "hsm1.medium", NOW) is C.ROLLBACK_IN_PROGRESS
+    for whole, hsms, text in [
+        (old, [], "needs HSMs, all of them ACTIVE"),
+        (old, [hsm("a", DELETING)], "needs HSMs, all of them ACTIVE"),
+        (old, [hsm(str(number)) for number in range(28)], "27 HSMs at most"),
+    ]:
+        with pytest.raises(AwsError, match=text):
+            rules.check_migration(whole, hsms, "hsm2m.medium", NOW)
+    for whole in (cluster(), replace(new, rollback_until=NOW)):
+        with pytest.raises(AwsError, match="within 24 hours"):
+            rules.check_migration(whole, [hsm("a")], "hsm1.medium", NOW)
+
+
+def test_quotas_are_named() -> None:
+    assert rules.settings(0.5, {"cloudhsm.hsms": 9, "kms.keys": 1}) == Settings(0.5, Quotas(hsms=9))
+    with pytest.raises(HsmsimError, match=r"no quota cloudhsm\.hsm\. There are: clusters, hsms, hsms_per_cluster"):
+        rules.settings(0, {"cloudhsm.hsm": 1})
