@@ -25,7 +25,6 @@ from hsmsim.services.sts import api as sts
 
 if TYPE_CHECKING:
     from hsmsim.services.kernel import Service
-    from hsmsim.services.network import Network
 
 _LOG: Final = logging.getLogger("hsmsim.gateway")
 
@@ -33,19 +32,27 @@ _LOG: Final = logging.getLogger("hsmsim.gateway")
 def build(ports: Ports) -> Parts:
     """All of them, connected."""
     directory = open_directory(ports)
+    hsm_service, hsm_worker = build_cloudhsm(ports, directory)
     return Parts(
-        services=(iam.build(directory), sts.build(directory), cloudtrail.build(), ec2.build(ports.database)),
+        services=(
+            iam.build(directory),
+            sts.build(directory),
+            cloudtrail.build(),
+            ec2.build(ports.database),
+            hsm_service,
+        ),
         credentials=directory,
         authorizer=IamAuthorizer(directory),
         recorder=History(lambda: ports.wake(retention.NAME)),
-        reconcilers=(retention.Retention(ports.database, ports.writer, ports.clock, ports.events),),
+        reconcilers=(retention.Retention(ports.database, ports.writer, ports.clock, ports.events), hsm_worker),
         routes=Accounts(ports.writer, directory, ports.ids, ports.clock).routes(),
     )
 
 
-def build_cloudhsm(ports: Ports, directory: Directory, network: Network) -> tuple[Service, Worker]:
+def build_cloudhsm(ports: Ports, directory: Directory) -> tuple[Service, Worker]:
     """CloudHSM, and what makes HSM processes follow its rows."""
     settings = cloudhsm_rules.settings(ports.time_scale, ports.quotas)
+    network = ec2.network(ports.clock, ports.ids)
     service = cloudhsm.build(cloudhsm.CloudHsm(network, LinkedRoles(directory), settings, ports.wake))
     fleet = Daemon(_places(ports).fleet_socket)
     worker = Worker(ports.database, ports.writer, ports.clock, ports.ids, fleet, network, settings)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.cloudhsm import ACCOUNT, REGION, Simulator, refused, simulator
 from support.fleet import patiently
-from support.network import SUBNET_IDS, VPC
 
 from hsmsim.fleet import protocol as p
 
@@ -35,7 +35,7 @@ def user(sim: Simulator, hsm: dict[str, Any]) -> Client:
 def test_from_nothing_to_an_active_cluster(sim: Simulator) -> None:
     hsm_api = sim.client()
     made = hsm_api.create_cluster(
-        HsmType="hsm2m.medium", SubnetIds=SUBNET_IDS[:2], TagList=[{"Key": "team", "Value": "blue"}]
+        HsmType="hsm2m.medium", SubnetIds=sim.subnets[:2], TagList=[{"Key": "team", "Value": "blue"}]
     )["Cluster"]
     id_ = made["ClusterId"]
     stamp, group = made.pop("CreateTimestamp"), made.pop("SecurityGroup")
@@ -46,8 +46,8 @@ def test_from_nothing_to_an_active_cluster(sim: Simulator) -> None:
         "Hsms": [],
         "HsmType": "hsm2m.medium",
         "State": "CREATE_IN_PROGRESS",
-        "SubnetMapping": {f"{REGION}a": SUBNET_IDS[0], f"{REGION}b": SUBNET_IDS[1]},
-        "VpcId": VPC,
+        "SubnetMapping": {f"{REGION}a": sim.subnets[0], f"{REGION}b": sim.subnets[1]},
+        "VpcId": sim.vpc,
         "NetworkType": "IPV4",
         "Certificates": {},
         "TagList": [{"Key": "team", "Value": "blue"}],
@@ -56,7 +56,7 @@ def test_from_nothing_to_an_active_cluster(sim: Simulator) -> None:
     assert sim.until(id_, "UNINITIALIZED")["CreateTimestamp"] == stamp
     hsm = hsm_api.create_hsm(ClusterId=id_, AvailabilityZone=f"{REGION}b", IpAddress="10.0.1.77")["Hsm"]
     assert hsm["State"] == "CREATE_IN_PROGRESS"
-    assert (hsm["SubnetId"], hsm["EniIp"], hsm["HsmType"]) == (SUBNET_IDS[1], "10.0.1.77", "hsm2m.medium")
+    assert (hsm["SubnetId"], hsm["EniIp"], hsm["HsmType"]) == (sim.subnets[1], "10.0.1.77", "hsm2m.medium")
     shown = sim.when(id_, lambda found: found["Hsms"][0]["State"] == "ACTIVE")
     assert shown["Hsms"] == [{**hsm, "State": "ACTIVE"}]
     assert set(shown["Certificates"]) == {
@@ -78,9 +78,27 @@ def test_from_nothing_to_an_active_cluster(sim: Simulator) -> None:
     (backup,) = sim.backups(clusterIds=[id_])
     assert (backup["BackupState"], backup["NeverExpires"]) == ("READY", False)
     assert backup["BackupArn"] == f"arn:aws:cloudhsm:{REGION}:{ACCOUNT}:backup/{backup['BackupId']}"
-    network = sim.manage("GET", "/network")
-    assert {"id": group, "name": f"cloudhsm-{id_}-sg", "first": 2223, "last": 2225} in network["groups"]
-    assert [one["ip"] for one in network["interfaces"] if one["groupid"] == group] == ["10.0.1.77"]
+    shown = sim.groups()[group]
+    assert (shown["GroupName"], shown["VpcId"]) == (f"cloudhsm-{id_}-sg", sim.vpc)
+    for direction in ("IpPermissions", "IpPermissionsEgress"):
+        (rule,) = shown[direction]
+        assert (rule["IpProtocol"], rule["FromPort"], rule["ToPort"]) == ("tcp", 2223, 2225)
+        assert [pair["GroupId"] for pair in rule["UserIdGroupPairs"]] == [group]
+    (interface,) = (one for one in sim.interfaces() if one["NetworkInterfaceId"] == hsm["EniId"])
+    assert (interface["PrivateIpAddress"], interface["SubnetId"]) == ("10.0.1.77", sim.subnets[1])
+    assert interface["RequesterManaged"] is True
+    with refused("InvalidNetworkInterface.InUse"):
+        sim.client("ec2").delete_network_interface(NetworkInterfaceId=hsm["EniId"])
+    wanted = [{"AttributeKey": "EventName", "AttributeValue": "CreateHsm"}]
+    (event,) = (
+        one
+        for one in sim.client("cloudtrail").lookup_events(LookupAttributes=wanted)["Events"]
+        if id_ in one["CloudTrailEvent"]
+    )
+    assert event["EventSource"] == "cloudhsm.amazonaws.com"
+    told = json.loads(event["CloudTrailEvent"])
+    assert told["requestParameters"]["ipAddress"] == "10.0.1.77"
+    assert told["responseElements"]["hsm"]["hsmId"] == hsm["HsmId"]
 
 
 def test_hsms_come_and_go_with_users_keys_and_backups(sim: Simulator) -> None:
@@ -100,7 +118,7 @@ def test_hsms_come_and_go_with_users_keys_and_backups(sim: Simulator) -> None:
     sim.client().delete_hsm(ClusterId=id_, EniId=second["EniId"])
     shown = sim.when(id_, lambda found: not found["Hsms"])
     assert shown["State"] == "ACTIVE"
-    assert shown["SecurityGroup"] not in {one["groupid"] for one in sim.manage("GET", "/network")["interfaces"]}
+    assert {first["EniId"], second["EniId"]}.isdisjoint(one["NetworkInterfaceId"] for one in sim.interfaces())
     assert len(sim.backups(clusterIds=[id_], states=["READY"])) == 4
     again = sim.add(id_, "a", IpAddress=first["EniIp"])
     assert again["EniIp"] == first["EniIp"]
@@ -132,7 +150,7 @@ def test_a_cluster_ends_without_hsms_and_its_backups_outlive_it(sim: Simulator) 
     answer = sim.client().delete_cluster(ClusterId=id_)["Cluster"]
     assert (answer["State"], answer["StateMessage"]) == ("DELETE_IN_PROGRESS", "The cluster is being deleted.")
     assert "StateMessage" not in sim.until(id_, "DELETED")
-    assert group not in {one["id"] for one in sim.manage("GET", "/network")["groups"]}
+    assert group not in sim.groups()
     with refused("CloudHsmResourceNotFoundException", f"Cluster {id_} not found."):
         sim.client().delete_cluster(ClusterId=id_)
     newest = sim.backups(clusterIds=[id_])[-1]

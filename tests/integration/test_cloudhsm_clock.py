@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.cloudhsm import REGION, Simulator, refused, simulator
-from support.network import SUBNET_IDS
 
 from hsmsim.errors import CkrError
+from hsmsim.hsm.cryptoki import CKR
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -103,8 +103,9 @@ def migrated(sim: Simulator, id_: str, hsm_id: str) -> str:
     sim.when(id_, lambda found: len(found["Hsms"]) == 2)
     with sim.hsm(hsm_id) as alice:
         alice.login("alice")
-        with pytest.raises(CkrError, match="limited-write mode"):
+        with pytest.raises(CkrError) as error:
             alice.ec(token=True)
+        assert error.value.rv == CKR.TOKEN_WRITE_PROTECTED
         alice.ec(token=False)
     sim.advance(minutes=25)
     shown = sim.cluster(id_)
@@ -130,7 +131,7 @@ def test_transitions_take_what_they_take_in_aws() -> None:
         def hsms() -> list[str]:
             return [hsm["State"] for hsm in sim.cluster(id_)["Hsms"]]
 
-        id_ = api.create_cluster(HsmType="hsm1.medium", SubnetIds=SUBNET_IDS[:1])["Cluster"]["ClusterId"]
+        id_ = api.create_cluster(HsmType="hsm1.medium", SubnetIds=sim.subnets[:1])["Cluster"]["ClusterId"]
         sim.advance(seconds=40)
         assert state() == "CREATE_IN_PROGRESS"
         sim.advance(seconds=20)

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.cloudhsm import REGION, Simulator, simulator
-from support.network import SUBNET_IDS
 
 from hsmsim.fleet import protocol as p
 
@@ -67,7 +66,7 @@ def test_a_life_with_a_kill_at_every_step(sim: Simulator) -> None:
     with sim.dying("DELETE_CLUSTER between"):
         sim.client().delete_cluster(ClusterId=id_)
     sim.until(id_, "DELETED")
-    assert sim.manage("GET", "/network") == {"interfaces": [], "groups": []}
+    assert (sim.interfaces(), sim.groups()) == ([], {})
     assert {backup["BackupState"] for backup in sim.backups()} == {"READY"}
     assert len(list(sim.fleet.places.images_folder.iterdir())) == len(sim.backups())
     oldest, *_ = sim.backups()
@@ -81,7 +80,7 @@ def test_a_life_with_a_kill_at_every_step(sim: Simulator) -> None:
 def begun(sim: Simulator) -> str:
     """From nothing to ACTIVE; the cluster's id."""
     with sim.dying("CREATED before"):
-        made = sim.client().create_cluster(HsmType="hsm1.medium", SubnetIds=SUBNET_IDS[:2])["Cluster"]
+        made = sim.client().create_cluster(HsmType="hsm1.medium", SubnetIds=sim.subnets[:2])["Cluster"]
     id_ = made["ClusterId"]
     sim.until(id_, "UNINITIALIZED")
     with sim.dying("CREATE_HSM between"):

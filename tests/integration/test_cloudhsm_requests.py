@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.cloudhsm import ACCOUNT, REGION, Simulator, openssl, refused, signed, simulator
-from support.network import SUBNET_IDS
 
 from hsmsim.hsm.roots import AWS_ROOT, MANUFACTURER_ROOT
 
@@ -18,7 +17,7 @@ if TYPE_CHECKING:
 INVALID = "CloudHsmInvalidRequestException"
 MISSING = "CloudHsmResourceNotFoundException"
 NO_CLUSTER, NO_BACKUP = "cluster-aaaaaaaaaaa", "backup-aaaaaaaaaaa"
-CLUSTER: dict[str, Any] = {"HsmType": "hsm2m.medium", "SubnetIds": SUBNET_IDS[:2]}
+SOMEWHERE = ["subnet-0123456789abcdef0"]
 
 
 @pytest.fixture(scope="module")
@@ -30,18 +29,23 @@ def sim() -> Iterator[Simulator]:
 @pytest.fixture(scope="module")
 def new(sim: Simulator) -> str:
     """A cluster without HSMs, UNINITIALIZED."""
-    return sim.create(subnets=SUBNET_IDS[:2])
+    return sim.create(subnets=sim.subnets[:2])
 
 
 @pytest.fixture(scope="module")
 def active(sim: Simulator) -> str:
     """A cluster of one HSM, ACTIVE, in mode NON_FIPS."""
-    return sim.active(subnets=SUBNET_IDS[:2], Mode="NON_FIPS")[0]
+    return sim.active(subnets=sim.subnets[:2], Mode="NON_FIPS")[0]
 
 
 @pytest.fixture(scope="module")
 def backup(sim: Simulator, active: str) -> str:
     return str(sim.backups(clusterIds=[active])[0]["BackupId"])
+
+
+def cluster(sim: Simulator) -> dict[str, Any]:
+    """What a cluster is made of."""
+    return {"HsmType": "hsm2m.medium", "SubnetIds": sim.subnets[:2]}
 
 
 def backup_arn(id_: str, *, account: str = ACCOUNT, region: str = REGION) -> str:
@@ -56,8 +60,15 @@ def backup_arn(id_: str, *, account: str = ACCOUNT, region: str = REGION) -> str
         ("initialize_cluster", {"ClusterId": NO_CLUSTER, "SignedCert": "a", "TrustAnchor": "a"}),
         ("create_hsm", {"ClusterId": NO_CLUSTER, "AvailabilityZone": f"{REGION}a"}),
         ("delete_hsm", {"ClusterId": NO_CLUSTER, "HsmId": "hsm-aaaaaaaaaaa"}),
-        ("create_cluster", {**CLUSTER, "SourceBackupId": NO_BACKUP}),
-        ("create_cluster", {**CLUSTER, "SourceBackupId": backup_arn(NO_BACKUP, region="us-east-1")}),
+        ("create_cluster", {"HsmType": "hsm2m.medium", "SubnetIds": SOMEWHERE, "SourceBackupId": NO_BACKUP}),
+        (
+            "create_cluster",
+            {
+                "HsmType": "hsm2m.medium",
+                "SubnetIds": SOMEWHERE,
+                "SourceBackupId": backup_arn(NO_BACKUP, region="us-east-1"),
+            },
+        ),
         ("delete_backup", {"BackupId": NO_BACKUP}),
         ("restore_backup", {"BackupId": NO_BACKUP}),
         ("modify_backup_attributes", {"BackupId": NO_BACKUP, "NeverExpires": True}),
@@ -84,8 +95,8 @@ def test_what_is_not_there(sim: Simulator, operation: str, members: dict[str, An
             INVALID,
             "The subnet ID 'subnet-0123456789abcdef0' does not exist",
         ),
-        ({"SubnetIds": [SUBNET_IDS[0], SUBNET_IDS[4]]}, INVALID, "must be in one VPC"),
-        ({"SubnetIds": [SUBNET_IDS[0], SUBNET_IDS[3]]}, INVALID, "two of these are in the same one"),
+        ({"SubnetIds": [0, 4]}, INVALID, "must be in one VPC"),
+        ({"SubnetIds": [0, 3]}, INVALID, "two of these are in the same one"),
         ({"BackupRetentionPolicy": {"Type": "DAYS", "Value": "6"}}, INVALID, "from 7 to 379"),
         ({"BackupRetentionPolicy": {"Type": "DAYS", "Value": "380"}}, INVALID, "from 7 to 379"),
         ({"BackupRetentionPolicy": {"Value": "7"}}, INVALID, "must have the type DAYS"),
@@ -95,18 +106,20 @@ def test_what_is_not_there(sim: Simulator, operation: str, members: dict[str, An
     ],
 )
 def test_clusters_that_cannot_be(sim: Simulator, members: dict[str, Any], code: str, text: str) -> None:
-    before = sim.manage("GET", "/network")
+    wanted = cluster(sim) | members
+    wanted["SubnetIds"] = [sim.subnets[one] if isinstance(one, int) else one for one in wanted["SubnetIds"]]
+    before = sim.groups()
     with refused(code, text):
-        sim.client().create_cluster(**{**CLUSTER, **members})
-    assert sim.manage("GET", "/network") == before
+        sim.client().create_cluster(**wanted)
+    assert sim.groups() == before
 
 
 def test_what_is_not_built_is_refused_by_name(sim: Simulator, backup: str) -> None:
     api = sim.client()
     with refused("NotImplementedException", "NetworkType DUALSTACK of cloudhsm:CreateCluster", 501):
-        api.create_cluster(**CLUSTER, NetworkType="DUALSTACK")
+        api.create_cluster(**cluster(sim), NetworkType="DUALSTACK")
     with refused("NotImplementedException", "backups of another account as SourceBackupId", 501):
-        api.create_cluster(**CLUSTER, SourceBackupId=backup_arn(backup, account="999999999999"))
+        api.create_cluster(**cluster(sim), SourceBackupId=backup_arn(backup, account="999999999999"))
     with refused("NotImplementedException", "cloudhsm:CopyBackupToRegion", 501):
         api.copy_backup_to_region(DestinationRegion="us-east-1", BackupId=backup)
     with refused("NotImplementedException", "Shared of cloudhsm:DescribeBackups", 501):
@@ -131,7 +144,7 @@ def test_what_a_state_does_not_allow(sim: Simulator, new: str, active: str, back
     with refused(INVALID, "from 7 to 379"):
         api.modify_cluster(ClusterId=active, BackupRetentionPolicy={"Type": "DAYS", "Value": "0"})
     with refused(INVALID, "it cannot become one in mode FIPS"):
-        api.create_cluster(**CLUSTER, SourceBackupId=backup, Mode="FIPS")
+        api.create_cluster(**cluster(sim), SourceBackupId=backup, Mode="FIPS")
     with refused(INVALID, f"RestoreBackup needs a backup that is PENDING_DELETION; {backup} is READY."):
         api.restore_backup(BackupId=backup)
 
@@ -147,7 +160,7 @@ def test_retention_and_backups_that_end_and_return(sim: Simulator, active: str, 
     assert deleted["BackupState"] == "PENDING_DELETION"
     assert (deleted["DeleteTimestamp"] - deleted["CreateTimestamp"]).days in {7, 8}
     for operation in ("delete_backup", "modify_backup_attributes", "create_cluster"):
-        members = {"create_cluster": {**CLUSTER, "SourceBackupId": backup}}.get(operation, {"BackupId": backup})
+        members = {"create_cluster": {**cluster(sim), "SourceBackupId": backup}}.get(operation, {"BackupId": backup})
         more = {"NeverExpires": False} if operation == "modify_backup_attributes" else {}
         with refused(INVALID, "PENDING_DELETION"):
             getattr(api, operation)(**members, **more)
@@ -171,7 +184,7 @@ def test_hsms_that_cannot_be(sim: Simulator, new: str, active: str) -> None:
         with refused(INVALID, text):
             api.create_hsm(ClusterId=active, **members)
     used = sim.cluster(active)["Hsms"][0]["EniIp"]
-    with refused(INVALID, f"already in use: {used}"):
+    with refused(INVALID, "The specified address is already in use."):
         api.create_hsm(ClusterId=active, AvailabilityZone=f"{REGION}a", IpAddress=used)
     for members, code, text in [
         ({}, INVALID, "exactly one of HsmId, EniId and EniIp"),
@@ -203,7 +216,7 @@ def test_the_quota_of_clusters(sim: Simulator, new: str, active: str) -> None:
     assert {new, active} <= {one["ClusterId"] for one in alive}
     more = [sim.create() for _ in range(4 - len(alive))]
     with refused(INVALID, "clusters of an account in a region can be 4 at most"):
-        api.create_cluster(**CLUSTER)
+        api.create_cluster(**cluster(sim))
     elsewhere = sim.client(region="us-east-1")
     assert elsewhere.describe_clusters()["Clusters"] == []
     for id_ in more:
@@ -348,7 +361,7 @@ def test_rights(sim: Simulator, new: str, active: str, backup: str) -> None:
         ),
         lambda: ann.tag_resource(ResourceId=active, TagList=[{"Key": "team", "Value": "blue"}]),
         lambda: ann.delete_backup(BackupId=backup),
-        lambda: ann.create_cluster(**CLUSTER),
+        lambda: ann.create_cluster(**cluster(sim)),
     ):
         with refused("CloudHsmAccessDeniedException", "is not authorized to perform: cloudhsm:"):
             attempt()

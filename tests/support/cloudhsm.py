@@ -20,7 +20,6 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 from support.fleet import ROOT, Fleet, fleet
 from support.hsm import ADMIN, USERS, Client
-from support.network import SUBNET_IDS
 
 from hsmsim.hsm import messages as m
 
@@ -43,6 +42,9 @@ class Simulator:
     config: dict[str, Any] = field(default_factory=dict)
     process: subprocess.Popen[bytes] | None = None
     url: str = ""
+    vpc: str = ""
+    subnets: list[str] = field(default_factory=list)
+    """In zones a, b and c of one VPC; then another in a of the same VPC, and one in b of another."""
 
     # ---- processes -----------------------------------------------------------------------------------------------
 
@@ -95,6 +97,26 @@ class Simulator:
     @property
     def log(self) -> str:
         return (self.folder / "gateway.log").read_text()
+
+    def lay_network(self) -> None:
+        """The customer's VPCs, by EC2."""
+        ec2 = self.client("ec2")
+        self.vpc, other = (ec2.create_vpc(CidrBlock=block)["Vpc"]["VpcId"] for block in ("10.0.0.0/16", "10.1.0.0/16"))
+        for number, (zone, vpc) in enumerate([*((zone, self.vpc) for zone in "abca"), ("b", other)]):
+            second = 0 if vpc == self.vpc else 1
+            made = ec2.create_subnet(
+                VpcId=vpc, AvailabilityZone=f"{REGION}{zone}", CidrBlock=f"10.{second}.{number}.0/24"
+            )
+            self.subnets.append(made["Subnet"]["SubnetId"])
+
+    def interfaces(self) -> list[dict[str, Any]]:
+        return list(self.client("ec2").describe_network_interfaces()["NetworkInterfaces"])
+
+    def groups(self) -> dict[str, dict[str, Any]]:
+        """The security groups of the customer's VPC by id, without its default one."""
+        filters = [{"Name": "vpc-id", "Values": [self.vpc]}]
+        found = self.client("ec2").describe_security_groups(Filters=filters)["SecurityGroups"]
+        return {group["GroupId"]: group for group in found if group["GroupName"] != "default"}
 
     # ---- clients -------------------------------------------------------------------------------------------------
 
@@ -172,7 +194,7 @@ class Simulator:
         return found
 
     def create(self, *, subnets: list[str] | None = None, **more: Any) -> str:
-        wanted = {"HsmType": "hsm2m.medium", "SubnetIds": subnets or SUBNET_IDS[:3], **more}
+        wanted = {"HsmType": "hsm2m.medium", "SubnetIds": subnets or self.subnets[:3], **more}
         id_ = str(self.client().create_cluster(**wanted)["Cluster"]["ClusterId"])
         self.until(id_, "ACTIVE" if "SourceBackupId" in more else "UNINITIALIZED")
         return id_
@@ -254,6 +276,7 @@ def simulator(**config: Any) -> Iterator[Simulator]:
         one = Simulator(made, made.places.home.parent, config)
         try:
             one.start()
+            one.lay_network()
             yield one
         finally:
             if one.process is not None and one.process.poll() is None:

@@ -1,6 +1,6 @@
-"""A gateway with IAM, STS and CloudHSM over the tests' network, whose simulated clock the tests move.
+"""The gateway, whose simulated clock the tests move, and which dies where they say.
 
-Run as a program: python cloudhsm_parts.py CONFIG. On the management socket: POST /advance {"seconds": n}, GET /network,
+Run as a program: python cloudhsm_parts.py CONFIG. On the management socket: POST /advance {"seconds": n};
 POST /die {"at": "STEP before"}: the process is killed by SIGKILL at the worker's next STEP (a Do): before it does
 anything; "STEP between": once the fleet has answered and no row says so; "STEP after": once the rows do. TESTS_DIE_AT
 is the same for the first steps.
@@ -12,26 +12,23 @@ import logging
 import os
 import signal
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from support.network import TestNetwork
 
 from hsmsim.clock import SharedClock
 from hsmsim.config import Places
 from hsmsim.fleet import simclock
 from hsmsim.gateway import assembly, process
 from hsmsim.gateway.config import GatewayConfig
-from hsmsim.gateway.ports import Parts, Ports
-from hsmsim.services.iam import api as iam
-from hsmsim.services.iam.authorizer import IamAuthorizer
+from hsmsim.services.cloudhsm.worker import Worker
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from hsmsim.gateway.ports import Parts, Ports
     from hsmsim.services.cloudhsm.model import Scene
-    from hsmsim.services.cloudhsm.worker import Worker
 
 
 class Doom:
@@ -66,10 +63,8 @@ class Doom:
 
 
 def build(ports: Ports) -> Parts:
-    network = TestNetwork()
-    ports.writer.write(network.prepare)
-    directory = assembly.open_directory(ports)
-    service, worker = assembly.build_cloudhsm(ports, directory, network)
+    parts = assembly.build(ports)
+    (worker,) = (one for one in parts.reconcilers if isinstance(one, Worker))
     places = Places.resolve({**os.environ, "HSMSIM_HOME": str(ports.home)})
 
     def advance(members: Mapping[str, Any]) -> dict[str, Any]:
@@ -77,20 +72,8 @@ def build(ports: Ports) -> Parts:
         ports.wake_all()
         return {}
 
-    doom = Doom(worker)
-
-    def rows(_members: Mapping[str, Any]) -> dict[str, Any]:
-        with ports.database.read() as tx:
-            return network.rows(tx)
-
-    return Parts(
-        services=(iam.build(directory), service),
-        credentials=directory,
-        authorizer=IamAuthorizer(directory),
-        recorder=assembly.NoRecorder(),
-        reconcilers=(worker,),
-        routes={("POST", "/advance"): advance, ("GET", "/network"): rows, ("POST", "/die"): doom.arm},
-    )
+    routes = {**parts.routes, ("POST", "/advance"): advance, ("POST", "/die"): Doom(worker).arm}
+    return replace(parts, routes=routes)
 
 
 if __name__ == "__main__":
