@@ -10,7 +10,7 @@ from hsmsim.config import Places
 from hsmsim.gateway.ports import Parts, Ports
 from hsmsim.services.cloudhsm import api as cloudhsm
 from hsmsim.services.cloudhsm import rules as cloudhsm_rules
-from hsmsim.services.cloudhsm.worker import Daemon, Worker
+from hsmsim.services.cloudhsm.worker import Worker
 from hsmsim.services.cloudtrail import api as cloudtrail
 from hsmsim.services.cloudtrail import retention
 from hsmsim.services.cloudtrail.store import History
@@ -54,18 +54,13 @@ def build_cloudhsm(ports: Ports, directory: Directory) -> tuple[Service, Worker]
     settings = cloudhsm_rules.settings(ports.time_scale, ports.quotas)
     network = ec2.network(ports.clock, ports.ids)
     service = cloudhsm.build(cloudhsm.CloudHsm(network, LinkedRoles(directory), settings, ports.wake))
-    fleet = Daemon(_places(ports).fleet_socket)
-    worker = Worker(ports.database, ports.writer, ports.clock, ports.ids, fleet, network, settings)
+    worker = Worker(ports.database, ports.writer, ports.clock, ports.ids, ports.fleet, network, settings)
     return service, worker
-
-
-def _places(ports: Ports) -> Places:
-    return Places.resolve({**os.environ, "HSMSIM_HOME": str(ports.home)})
 
 
 def open_directory(ports: Ports) -> Directory:
     """IAM's memory; the default account and its root key are made at the first start."""
-    places = _places(ports)
+    places = Places.resolve({**os.environ, "HSMSIM_HOME": str(ports.home)})
     directory = Directory(bootstrap.load_seal(places), ports.clock)
     made = bootstrap.ensure_root(places, ports.writer, directory, ports.ids, ports.default_account, ports.clock.time())
     if made is not None:

@@ -53,7 +53,15 @@ class Simulator:
         ready, path = self.folder / "ready.json", self.folder / "gateway.json"
         ready.unlink(missing_ok=True)
         path.write_text(
-            json.dumps({"home": str(self.fleet.places.home), "port": 0, "ready": str(ready), **self.config})
+            json.dumps(
+                {
+                    "home": str(self.fleet.places.home),
+                    "port": 0,
+                    "ready": str(ready),
+                    "fleet": str(self.fleet.places.fleet_socket),
+                    **self.config,
+                }
+            )
         )
         environment = {
             **os.environ,

@@ -38,7 +38,7 @@ class Doom:
         self._armed = os.environ.get("TESTS_DIE_AT", "")
         self._under_way = ""
         self._fleet = worker._fleet
-        worker._fleet = self._ask
+        worker._fleet = self
         worker._steps = {do: partial(self._run, do.name, step) for do, step in worker._steps.items()}
 
     def arm(self, members: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,8 +56,8 @@ class Doom:
         self._under_way = ""
         self._at(name, "after")
 
-    def _ask(self, request: Any, result: Any) -> Any:
-        answer = self._fleet(request, result)
+    def call(self, request: Any, result: Any) -> Any:
+        answer = self._fleet.call(request, result)
         self._at(self._under_way, "between")
         return answer
 

@@ -9,7 +9,6 @@ holds up no other.
 from __future__ import annotations
 
 import logging
-from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -36,7 +35,6 @@ from hsmsim.services.network import Place
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
-    from pathlib import Path
 
     from sqlalchemy.engine import Connection
 
@@ -59,20 +57,8 @@ RETRY_S: Final = (0.5, 5.0)
 class Fleet(Protocol):
     """What starts and stops HSMs. HsmsimError where it cannot, OSError or FrameError where it is away."""
 
-    def __call__(self, request: protocol.Request, result: type[T]) -> T:
+    def call(self, request: protocol.Request, result: type[T]) -> T:
         """Ask for something."""
-
-
-@dataclass(frozen=True, slots=True)
-class Daemon:
-    """The fleet's daemon behind its socket; a connection for each request, so that none is a broken one."""
-
-    socket: Path
-
-    def __call__(self, request: protocol.Request, result: type[T]) -> T:
-        """Ask for something."""
-        with protocol.FleetClient(self.socket) as client:
-            return client.call(request, result)
 
 
 class Worker:
@@ -174,7 +160,7 @@ class Worker:
     def _seen_now(self) -> list[protocol.HsmView]:
         """Return all HSMs as the fleet saw them after the last step."""
         if self._views is None:
-            self._views = self._fleet(protocol.ListHsms(), list[protocol.HsmView])
+            self._views = self._fleet.call(protocol.ListHsms(), list[protocol.HsmView])
         return self._views
 
     def _do(self, scene: Scene, step: Step) -> None:
@@ -197,7 +183,7 @@ class Worker:
         self._writer.write(work)
 
     def _ask(self, request: protocol.Request) -> None:
-        self._fleet(request, Any)
+        self._fleet.call(request, Any)
 
     def _due(self, what: str) -> float:
         return self._clock.time() + self._settings.time_scale * rules.DURATION_S[what]
@@ -226,7 +212,7 @@ class Worker:
     def _initialize(self, scene: Scene, _id: str) -> None:
         cluster = scene.cluster
         self._ask(protocol.Initialize(cluster.id, cluster.signed.encode(), cluster.anchor.encode()))
-        shown = self._fleet(protocol.Certificates(cluster.id), protocol.CertificatesView)
+        shown = self._fleet.call(protocol.Certificates(cluster.id), protocol.CertificatesView)
         found = Certificates(cluster=shown.cluster.decode())
         self._set(cluster, state=ClusterState.INITIALIZED, message="", certificates=found, signed="")
 
@@ -283,7 +269,7 @@ class Worker:
         self._writer.write(work)
 
     def _write_image(self, scene: Scene, id_: str) -> None:
-        self._fleet(protocol.Backup(scene.cluster.id, id_, scene.cluster.region), protocol.ImageView)
+        self._fleet.call(protocol.Backup(scene.cluster.id, id_, scene.cluster.region), protocol.ImageView)
         self._set_backup(scene, id_, state=BackupState.READY)
 
     def _abandon(self, scene: Scene, id_: str) -> None:
@@ -315,7 +301,7 @@ class Worker:
 
     def _create_hsm(self, scene: Scene, id_: str) -> None:
         cluster, hsm = scene.cluster, _hsm(scene, id_)
-        self._fleet(
+        self._fleet.call(
             protocol.CreateHsm(
                 cluster.id, id_, model=hsm.hsm_type, mode=cluster.mode, image_id=hsm.image, region=cluster.region
             ),
@@ -323,7 +309,7 @@ class Worker:
         )
         found = cluster.certificates
         if cluster.state is ClusterState.UNINITIALIZED:
-            shown = self._fleet(protocol.Certificates(cluster.id), protocol.CertificatesView)
+            shown = self._fleet.call(protocol.Certificates(cluster.id), protocol.CertificatesView)
             found = Certificates(
                 shown.csr.decode(),
                 shown.hsm.decode(),
