@@ -6,7 +6,8 @@ import click
 
 from hsmsim.cli import show
 from hsmsim.config import Places
-from hsmsim.fleet import launch, operations, quickstart, state
+from hsmsim.fleet import launch, operations, state
+from hsmsim.gateway import simulator
 
 hsm_id_argument = click.argument("hsm_id")
 
@@ -66,7 +67,7 @@ def create(engine: str) -> None:
     places = Places.resolve()
     with show.progress() as say:
         say("Making an HSM")
-        made = quickstart.add_hsm(places, engine=engine)
+        made = simulator.add_hsm(places, engine)
     click.echo(made)
 
 

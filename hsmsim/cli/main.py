@@ -20,6 +20,7 @@ COMMANDS: Final = {
     "up": "hsmsim.cli.simulator:up",
     "down": "hsmsim.cli.simulator:down",
     "env": "hsmsim.cli.simulator:env",
+    "quickstart": "hsmsim.cli.quickstart:quickstart",
     "status": "hsmsim.cli.simulator:status",
     "hsm": "hsmsim.cli.hsm:hsm",
     "user": "hsmsim.cli.user:user",

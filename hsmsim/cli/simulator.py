@@ -71,10 +71,11 @@ def up(
     accept_any_credentials: bool,
     time_scale: float | None,
 ) -> None:
-    """Start the simulator: a cluster of two HSMs with an admin and a crypto user, and the gateway to AWS's APIs.
+    """Start the simulator: the gateway to AWS's APIs, and a cluster of two HSMs with an admin and a crypto user.
 
-    What exists is kept: keys, users and passwords are those of the last time. Without --detach it stays in the
-    foreground until Ctrl-C, which stops everything.
+    The cluster is made with those APIs, in the default VPC, with a CA of its own (HSMSIM_HOME/customer). What exists is
+    kept: keys, users and passwords are those of the last time. Without --detach it stays in the foreground until
+    Ctrl-C, which stops everything.
     """
     places = Places.resolve()
     options = launch.Options(port, tls_port, accept_any_credentials or None, time_scale)
@@ -105,6 +106,8 @@ def _introduce_gateway(places: Places, running: simulator.Running) -> None:
         return
     click.echo(f"  AWS     {running.gateway.url} or {running.gateway.secure_url}, with AWS_CA_BUNDLE for HTTPS:")
     click.echo(f"          {places.authority_certificate}")
+    for cluster_id in running.outside:
+        click.echo(f"  note    AWS's API does not show {cluster_id}: it was made without it")
     if os.geteuid() == 0 and not launch.account_of(places):
         click.echo(
             f"  note    the gateway runs as root: there is no system user {launch.ACCOUNT}, or it cannot reach the "

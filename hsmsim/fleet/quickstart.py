@@ -68,6 +68,19 @@ def bring_up(places: Places, say: Callable[[str], None], *, hsms: int = HSMS, en
     return ready(places)
 
 
+def start(places: Places) -> None:
+    """Start the HSMs that there are."""
+    with state.lock(places):
+        operations.run(places, _hsm_ids(places))
+
+
+def activate(places: Places, cluster_id: str, say: Callable[[str], None]) -> None:
+    """Set the first password of an initialized cluster, make the crypto user, and write the module's configuration."""
+    with state.lock(places):
+        _activate(places, cluster_id, say)
+        write_module_config(places)
+
+
 def _hsm_ids(places: Places) -> list[str]:
     return [hsm.hsm_id for hsm in state.load(places).only_cluster().hsms]
 

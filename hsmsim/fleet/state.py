@@ -137,10 +137,10 @@ def save(places: Places, fleet: Fleet) -> None:
 
 
 @contextmanager
-def lock(places: Places) -> Iterator[None]:
-    """Only one command at a time makes, starts or stops HSMs. Waits for the other."""
+def lock(places: Places, name: str = ".lock") -> Iterator[None]:
+    """Only one command at a time makes, starts or stops HSMs (or what `name` stands for). Waits for the other."""
     make_home(places)
-    descriptor = os.open(places.home / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    descriptor = os.open(places.home / name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield

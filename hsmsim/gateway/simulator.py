@@ -6,12 +6,14 @@ Every step looks first whether it was done, so that whatever was killed is mende
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hsmsim.config import module_path
+from hsmsim.errors import HsmsimError
 from hsmsim.fleet import launch as hsm_processes
 from hsmsim.fleet import processes, quickstart, simclock, state
 from hsmsim.gateway import launch, manage
+from hsmsim.gateway.customer import Customer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,14 +21,20 @@ if TYPE_CHECKING:
     from hsmsim.config import Places
     from hsmsim.services.iam.bootstrap import RootKey
 
+_UP_LOCK: Final = ".up.lock"
+
 
 @dataclass(frozen=True, slots=True)
 class Running:
-    """What runs. gateway: None where it was not wanted; new_key: the root user's key, if it was made by this start."""
+    """What runs. gateway: None where it was not wanted; new_key: the root user's key, if it was made by this start.
+
+    outside: clusters that AWS's API does not show.
+    """
 
     hsms: quickstart.Ready
     gateway: launch.Ready | None = None
     new_key: RootKey | None = None
+    outside: tuple[str, ...] = ()
 
 
 def bring_up(
@@ -41,15 +49,57 @@ def bring_up(
     module_path()  # before anything is made: is it built?
     if options is None:
         return Running(quickstart.bring_up(places, say, hsms=hsms, engine=engine))
+    with state.lock(places, _UP_LOCK):  # two at once would make two clusters
+        return _bring_up(places, say, options, hsms, engine)
+
+
+def _bring_up(places: Places, say: Callable[[str], None], options: launch.Options, hsms: int, engine: str) -> Running:
     with state.lock(places):
         state.prepare(places)
         simclock.share(places)
         before = launch.root_key(places)
         say("Starting the gateway")
         launch.start(places, options)
-    ready = quickstart.bring_up(places, say, hsms=hsms, engine=engine)
+    if state.load(places).clusters:
+        say("Starting the HSMs")
+        quickstart.start(places)
     gateway = launch.wait_ready(places)
-    return Running(ready, gateway, launch.root_key(places) if before is None else None)
+    known = _make_cluster(places, say, hsms, engine)
+    outside = tuple(one.cluster_id for one in state.load(places).clusters if one.cluster_id not in known)
+    return Running(quickstart.ready(places), gateway, launch.root_key(places) if before is None else None, outside)
+
+
+def make_cluster(places: Places, say: Callable[[str], None], hsms: int) -> quickstart.Ready:
+    """Make the cluster of `up`, or what is missing of it, in a gateway that runs."""
+    with state.lock(places, _UP_LOCK):
+        if state.load(places).clusters:
+            quickstart.start(places)
+        _make_cluster(places, say, hsms, "fast")
+    return quickstart.ready(places)
+
+
+def _make_cluster(places: Places, say: Callable[[str], None], hsms: int, engine: str) -> set[str]:
+    """Return the clusters that AWS's API knows. One that it does not know goes on as it was made: by the fleet."""
+    environment = launch.environment(places)
+    if not environment:
+        raise HsmsimError("The gateway is not running. Start it: hsmsim up --detach")
+    root = Customer(environment)
+    there, known = [one.cluster_id for one in state.load(places).clusters], root.cluster_ids()
+    if engine != "fast" or (there and there[0] not in known):
+        quickstart.bring_up(places, say, hsms=hsms, engine=engine)
+        return known
+    return known | {root.bring_up(places, say, hsms, there[0] if there else "")}
+
+
+def add_hsm(places: Places, engine: str) -> str:
+    """Make one more HSM of the cluster, with AWS's API where that knows the cluster; return its id."""
+    if launch.ready(places) is not None:
+        root, cluster_id = Customer(launch.environment(places)), state.load(places).only_cluster().cluster_id
+        if cluster_id in root.cluster_ids():
+            made = root.create_hsm(cluster_id)
+            quickstart.write_module_config(places)
+            return made
+    return quickstart.add_hsm(places, engine=engine)
 
 
 def take_down(places: Places) -> list[str]:

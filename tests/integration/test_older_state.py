@@ -16,9 +16,11 @@ from typing import TYPE_CHECKING
 import pytest
 from msgspec import structs
 from support.hsm import Client, mechanism, refused
+from support.whole import Whole
 
 from hsmsim.config import Places
 from hsmsim.fleet import quickstart, state
+from hsmsim.gateway import simulator
 from hsmsim.hsm import messages as m
 from hsmsim.hsm.client import HsmClient
 from hsmsim.hsm.cryptoki import CKM, CKR
@@ -41,7 +43,7 @@ def places() -> Iterator[Places]:
         settle(made)
         yield made
     finally:
-        quickstart.take_down(made)
+        simulator.take_down(made)
         shutil.rmtree(folder)
 
 
@@ -59,6 +61,14 @@ def settle(places: Places) -> None:
             for path in (places.home / folder).rglob("*"):
                 state.give(path, account)
         state.save(places, fleet)
+
+
+def test_up_goes_on_with_it_and_names_it(places: Places) -> None:
+    one = Whole(places)
+    said = one.run("up", "--detach")
+    assert "AWS's API does not show cluster-" in said
+    assert "first" in one.run("key", "list")
+    assert one.client("cloudhsmv2").describe_clusters()["Clusters"] == []
 
 
 def test_a_cluster_of_revision_0001_goes_on_with_its_users_and_keys(places: Places) -> None:
