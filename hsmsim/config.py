@@ -164,7 +164,10 @@ def softhsm_library(environ: Mapping[str, str] | None = None) -> Path:
     """Return the path of SoftHSM2's library: $SOFTHSM2_LIBRARY, else where Debian and others put it."""
     environ = os.environ if environ is None else environ
     if environ.get("SOFTHSM2_LIBRARY"):
-        return Path(environ["SOFTHSM2_LIBRARY"])
+        named = Path(environ["SOFTHSM2_LIBRARY"])
+        if not named.exists():
+            raise HsmsimError(f"SOFTHSM2_LIBRARY names {named}, which is not there. Set it to libsofthsm2.so's path.")
+        return named
     found = [Path(path) for path in _SOFTHSM_LIBRARIES if Path(path).exists()]
     found += sorted(Path("/usr").glob("lib*/*/softhsm/libsofthsm2.so"))
     if not found:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
 
-from hsmsim.config import module_path
+from hsmsim.config import module_path, softhsm_library
 from hsmsim.errors import HsmsimError
 from hsmsim.fleet import launch as hsm_processes
 from hsmsim.fleet import processes, quickstart, simclock, state
@@ -46,7 +46,8 @@ def bring_up(
     engine: str = "fast",
 ) -> Running:
     """Start what does not run and return when clients can use it. options: None for no gateway."""
-    module_path()  # before anything is made: is it built?
+    module_path()  # before anything is made: is what it needs there?
+    softhsm_library()
     if options is None:
         return Running(quickstart.bring_up(places, say, hsms=hsms, engine=engine))
     with state.lock(places, _UP_LOCK):  # two at once would make two clusters
