@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from support.whole import whole
 
 from tests.e2e.howto import run_page
 
@@ -16,9 +17,11 @@ if TYPE_CHECKING:
 
 PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "how-to").glob("*.md"))
 DESTRUCTIVE = {"failover.md", "partitions.md"}
+WITH_AWS = {"cluster-from-nothing.md"}
+ALONE = DESTRUCTIVE | WITH_AWS
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in DESTRUCTIVE], ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name not in ALONE], ids=lambda page: page.stem)
 def test_page(page: Path, simulator: Simulator, tmp_path: Path) -> None:
     """Against the session's simulator; pages delete the keys that they make."""
     run_page(page, tmp_path, simulator.environment)
@@ -28,3 +31,12 @@ def test_page(page: Path, simulator: Simulator, tmp_path: Path) -> None:
 def test_page_that_changes_the_cluster(page: Path, new_simulator: Callable[..., Simulator], tmp_path: Path) -> None:
     """Against a simulator of its own."""
     run_page(page, tmp_path, new_simulator().environment)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name in WITH_AWS], ids=lambda page: page.stem)
+def test_page_that_calls_aws(page: Path, tmp_path: Path) -> None:
+    """Against a gateway of its own, by the commands as they are installed."""
+    with whole() as one:
+        one.up()
+        run_page(page, tmp_path, one.environment | {"PATH": one.path})

@@ -43,6 +43,11 @@ class Whole:
         kept = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
         return {**kept, **own, "HSMSIM_PORT": "0", "HSMSIM_TLS_PORT": "0", **self.more}
 
+    @property
+    def path(self) -> str:
+        """With this environment's programs first."""
+        return f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
     def command(self, *arguments: str) -> list[str]:
         return [self.python, "-P", "-m", "hsmsim.cli", *arguments]
 
@@ -64,10 +69,9 @@ class Whole:
 
     def shell(self, script: str, *env: str) -> str:
         """Run a shell script after `eval "$(hsmsim env)"`, with this environment's programs."""
-        path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
         done = subprocess.run(
             ["/bin/bash", "-euc", f"{self.run('env', *env)}{script}"],
-            env={"PATH": path, "HOME": "/nonexistent"},
+            env={"PATH": self.path, "HOME": "/nonexistent"},
             capture_output=True,
             text=True,
             timeout=120,
