@@ -49,6 +49,12 @@ PORT = click.IntRange(0, 65535)
     envvar="HSMSIM_TLS_PORT",
     help=f"The same for HTTPS.  [default: as the last time, else {DEFAULT_TLS_PORT}]",
 )
+@click.option(
+    "--host",
+    type=click.Choice([launch.HOST, launch.EVERYWHERE]),
+    help="Where the gateway listens: for this machine alone, or on all its addresses, as a container needs it.  "
+    f"[default: {launch.HOST}]",
+)
 @click.option("--no-gateway", is_flag=True, help="Start the HSMs only, without AWS's APIs.")
 @click.option(
     "--accept-any-credentials",
@@ -67,6 +73,7 @@ def up(
     engine: str,
     port: int | None,
     tls_port: int | None,
+    host: str | None,
     no_gateway: bool,
     accept_any_credentials: bool,
     time_scale: float | None,
@@ -78,7 +85,7 @@ def up(
     Ctrl-C, which stops everything.
     """
     places = Places.resolve()
-    options = launch.Options(port, tls_port, accept_any_credentials or None, time_scale)
+    options = launch.Options(port, tls_port, accept_any_credentials or None, time_scale, host)
     try:
         with show.progress() as say:
             running = simulator.bring_up(places, say, None if no_gateway else options, hsms=hsms, engine=engine)

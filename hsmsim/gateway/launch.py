@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 ACCOUNT: Final = "hsmsim-gateway"
 HOST: Final = "127.0.0.1"
+EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - only for those who say so
 REGION: Final = "us-east-1"
 STOP_SECONDS: Final = 25.0
 """Above the time that the gateway gives to requests which are under way."""
@@ -37,12 +38,16 @@ STOP_SECONDS: Final = 25.0
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a person chose for the gateway; None: as the last time, else the default."""
+    """What a person chose for the gateway; None: as the last time, else the default.
+
+    host: the address to listen on, HOST or EVERYWHERE.
+    """
 
     port: int | None = None
     tls_port: int | None = None
     accept_any_credentials: bool | None = None
     time_scale: float | None = None
+    host: str | None = None
 
 
 class Ready(msgspec.Struct, frozen=True):
@@ -119,7 +124,7 @@ def start(places: Places, options: Options) -> None:
 def _require_ports(config: GatewayConfig) -> None:
     for port, option in ((config.port, "--port"), (config.tls_port, "--tls-port")):
         if port is not None:
-            ports.require_free(HOST, port, f"choose another one: hsmsim up {option} {port + 10}")
+            ports.require_free(config.host, port, f"choose another one: hsmsim up {option} {port + 10}")
 
 
 def _prepare(places: Places, config: GatewayConfig, account: str) -> None:
@@ -157,18 +162,22 @@ def _config(places: Places, options: Options) -> GatewayConfig:
         value = getattr(options, name)
         return kept.get(name, default) if value is None else value
 
-    # Not kept from one start to the next: who leaves the option out wants signatures checked.
-    lenient = chosen("accept_any_credentials", default=False) if processes.is_running(gateway(places)) else False
+    def given(name: str, default: Any) -> Any:  # noqa: ANN401 - one of the options
+        """Not kept from one start to the next: who leaves such an option out wants what is safe."""
+        if processes.is_running(gateway(places)):
+            return chosen(name, default)
+        return getattr(options, name) or default
+
     folder = places.gateway_home
     return GatewayConfig(
         home=folder,
-        host=HOST,
+        host=given("host", HOST),
         port=chosen("port", DEFAULT_PORT),
         tls_port=chosen("tls_port", DEFAULT_TLS_PORT),
         certificate=folder / "https.pem",
         key=folder / "https.key",
         ready=places.gateway_ready_file,
-        accept_any_credentials=options.accept_any_credentials or lenient,
+        accept_any_credentials=given("accept_any_credentials", default=False),
         clock=places.clock_file,
         fleet=places.fleet_socket,
         time_scale=chosen("time_scale", 0.0),

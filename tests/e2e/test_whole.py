@@ -152,6 +152,22 @@ def test_a_port_in_use_is_named_with_who_has_it(fresh: Whole) -> None:
     assert not state.load(fresh.places).clusters
 
 
+def test_it_listens_on_other_addresses_only_where_that_is_said_each_time(fresh: Whole) -> None:
+    def port() -> int:
+        return int(fresh.env()["AWS_ENDPOINT_URL"].rpartition(":")[2])
+
+    fresh.up("--host", "0.0.0.0")
+    fresh.up()  # one that runs goes on as it is
+    with socket.create_connection(("127.0.0.2", port()), timeout=5):
+        pass
+    assert fresh.client("sts").get_caller_identity()["Account"] == ACCOUNT
+    fresh.run("down")
+    fresh.up()
+    assert fresh.client("sts").get_caller_identity()["Account"] == ACCOUNT
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(("127.0.0.2", port()), timeout=5)
+
+
 def test_other_options_for_a_gateway_that_runs_are_refused(up: Whole) -> None:
     said = up.up("--accept-any-credentials", status=1)
     assert said.endswith("Error: The gateway runs with other options than these. Stop it first: hsmsim down\n")
