@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "how-to").glob("*.md"))
 DESTRUCTIVE = {"failover.md", "partitions.md"}
-WITH_AWS = {"cluster-from-nothing.md"}
+WITH_AWS = {"cloudtrail.md", "cluster-from-nothing.md"}
 NOT_RUN = {"docker.md"}
 ELSEWHERE = DESTRUCTIVE | WITH_AWS | NOT_RUN
 
