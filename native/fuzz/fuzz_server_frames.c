@@ -300,11 +300,19 @@ static bool send_record(int fd, struct wire_reader *input, struct answers *answe
     return exchange(fd, frame + cut, len - cut, answers, 0);
 }
 
+static pthread_t firmware_thread;
+
+/* Before OpenSSL's own handlers: its tables go at the exit, whoever still uses them. */
+static void stop(void)
+{
+    he_stop(engine);
+    pthread_join(firmware_thread, NULL);
+}
+
 int LLVMFuzzerInitialize(int *argc, char ***argv)
 {
     static const he_config config = {.workers = 2, .boot = 5, .max_connections = 16};
     char error[256];
-    pthread_t thread;
     (void)argc;
     (void)argv;
     engine = he_create(&config, error, sizeof error);
@@ -316,7 +324,7 @@ int LLVMFuzzerInitialize(int *argc, char ***argv)
     make_keys();
     snprintf(path, sizeof path, "/tmp/hsmsim-fuzz-%d.sock", (int)getpid());
     FUZZ_CHECK(he_listen(engine, path) == CKR_OK && he_run(engine) == CKR_OK);
-    FUZZ_CHECK(pthread_create(&thread, NULL, firmware, NULL) == 0);
+    FUZZ_CHECK(pthread_create(&firmware_thread, NULL, firmware, NULL) == 0 && atexit(stop) == 0);
     witness = connected(2);
     return 0;
 }
