@@ -8,6 +8,7 @@ Every driver error leaves as a StorageError.
 from __future__ import annotations
 
 import os
+import re
 import sqlite3
 import time
 from contextlib import contextmanager
@@ -26,7 +27,20 @@ if TYPE_CHECKING:
 BUSY_TIMEOUT_MS: Final = 5000
 _WAL_PAUSE_S: Final = 0.005
 _READ: Final = "hsmsim_read"
-_ADVISORY_LOCK: Final = 0x68736D73696D  # "hsmsim"
+_ALONE: Final = "SELECT pg_advisory_xact_lock(1752395123, hashtext(current_setting('search_path')))"
+"""A lock of this schema; the first number says that it is ours."""
+_LIVENESS: Final = {
+    "connect_timeout": 3,
+    "keepalives_idle": 2,
+    "keepalives_interval": 1,
+    "keepalives_count": 3,
+    "tcp_user_timeout": 5000,
+}
+"""libpq: a server that is gone is noticed in seconds, not in the quarter of an hour that TCP takes."""
+_GUARDS: Final = "-c statement_timeout=10s -c lock_timeout=5s -c idle_in_transaction_session_timeout=2s"
+"""A process that is stopped in the middle of a transaction loses it, and its locks, before others give up."""
+_SCHEMA: Final = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
+_DRIVER: Final = "postgresql+psycopg"
 
 
 class Database:
@@ -34,7 +48,7 @@ class Database:
 
     def __init__(self, url: str, *, durable: bool = True) -> None:
         self.url = url
-        self._engine = _sqlite(url, durable=durable) if _is_sqlite(url) else _server(url)
+        self._engine = _sqlite(url, durable=durable) if is_sqlite(url) else _server(url, durable=durable)
         self.dialect = self._engine.dialect.name
 
     @contextmanager
@@ -53,7 +67,7 @@ class Database:
         """A transaction, committed at the end of the block. alone: no other such block runs anywhere meanwhile."""
         with _translated(self.url), self._engine.begin() as connection:
             if alone and self.dialect == "postgresql":
-                connection.exec_driver_sql(f"SELECT pg_advisory_xact_lock({_ADVISORY_LOCK})")
+                connection.exec_driver_sql(_ALONE)
             yield connection
 
     def close(self) -> None:
@@ -71,15 +85,70 @@ def _translated(url: str) -> Iterator[None]:
         raise StorageError(f"The database {where} cannot be used: {reason}.") from error
 
 
-def _is_sqlite(url: str) -> bool:
+def is_sqlite(url: str) -> bool:
+    """Whether the URL names a file; HsmsimError where it is the URL of neither kind of database."""
     try:
-        return make_url(url).get_backend_name() == "sqlite"
+        backend = make_url(url).get_backend_name()
     except ArgumentError as error:
         raise HsmsimError(f"{url!r} is no database URL; write sqlite:////folder/cluster.db, for instance.") from error
+    if backend not in {"sqlite", "postgresql"}:
+        raise HsmsimError(f"hsmsim keeps its rows in SQLite or PostgreSQL, not in {backend!r}.")
+    return backend == "sqlite"
 
 
-def _server(url: str) -> Engine:
-    return create_engine(url, pool_pre_ping=True, isolation_level="READ COMMITTED")
+# ---- PostgreSQL --------------------------------------------------------------------------------------------------
+
+
+def in_schema(url: str, schema: str) -> str:
+    """Return the URL of a schema in a PostgreSQL database: each cluster, and the gateway, has one of its own."""
+    if not _SCHEMA.fullmatch(schema):
+        raise HsmsimError(f"{schema!r} is no name of a schema: a-z, 0-9 and _, 63 at most.")
+    parsed = make_url(url)
+    options = " ".join(filter(None, (str(parsed.query.get("options", "")), f"-c search_path={schema}")))
+    return parsed.update_query_dict({"options": options}).render_as_string(hide_password=False)
+
+
+def make_schema(connection: Connection) -> None:
+    """Make the schema that the connection works in, if it is not there."""
+    connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {_own_schema(connection)}")
+
+
+def drop_schema(url: str) -> None:
+    """Remove the schema of a URL that in_schema() made, with all that is in it."""
+    database = Database(url)
+    try:
+        with database.write(alone=True) as connection:
+            connection.exec_driver_sql(f"DROP SCHEMA IF EXISTS {_own_schema(connection)} CASCADE")
+    finally:
+        database.close()
+
+
+def _own_schema(connection: Connection) -> str:
+    schema = str(connection.exec_driver_sql("SHOW search_path").scalar())
+    if not _SCHEMA.fullmatch(schema):
+        raise StorageError(f"The database's URL names no schema of hsmsim's own (search_path is {schema}).")
+    return schema
+
+
+def _server(url: str, *, durable: bool) -> Engine:
+    parsed = make_url(url)
+    guards = _GUARDS if durable else f"{_GUARDS} -c synchronous_commit=off"
+    options = " ".join(filter(None, (guards, str(parsed.query.get("options", "")))))
+    try:
+        return create_engine(
+            parsed.set(drivername=_DRIVER).difference_update_query(["options"]),
+            connect_args={**_LIVENESS, "options": options},
+            pool_pre_ping=True,
+            pool_recycle=600,
+            isolation_level="READ COMMITTED",
+        )
+    except ModuleNotFoundError as error:
+        raise HsmsimError(
+            "PostgreSQL needs the driver psycopg, which is not installed: pip install 'hsmsim[postgresql]'"
+        ) from error
+
+
+# ---- SQLite ------------------------------------------------------------------------------------------------------
 
 
 def _sqlite(url: str, *, durable: bool) -> Engine:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 from sqlalchemy import inspect, text
 
 from hsmsim.errors import StorageError
-from hsmsim.storage.database import Database
+from hsmsim.storage.database import Database, make_schema
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -46,6 +46,8 @@ def migrate(url: str, schema: Schema = CLUSTER) -> None:
                 f"The database is at revision {current}, newer than this hsmsim ({schema.head}). Use the newer version."
             )
         with database.write(alone=True) as connection:
+            if database.dialect == "postgresql":
+                make_schema(connection)
             _upgrade(connection, schema)
     finally:
         database.close()

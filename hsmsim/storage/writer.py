@@ -2,7 +2,8 @@
 
 Rules: works run one after another in one thread, each in a savepoint of a transaction that they share; what a work
 raises undoes that work alone. A caller gets its result after the commit, so what was acknowledged is durable. While one
-transaction is on its way to the disk the next works gather. A commit that fails fails every work in it.
+transaction is on its way to the disk the next works gather. A commit that fails fails every work in it. Two writers
+of one database, in two processes, take turns: a work sees what every work before it has committed.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ class GroupWriter:
     def _commit(self, jobs: list[_Job]) -> None:
         done: list[_Job] = []
         try:
-            with self._database.write() as connection:
+            with self._database.write(alone=True) as connection:
                 done.extend(job for job in jobs if self._attempt(connection, job))
         except Exception as error:  # noqa: BLE001 - handed on to all who wait
             for job in jobs:

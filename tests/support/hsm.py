@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -25,6 +26,7 @@ from hsmsim.hsm.client import HsmClient
 from hsmsim.hsm.cryptoki import CKA, CKF, CKK, CKM, CKO, CKR, CKU
 from hsmsim.hsm.roots.authority import manufacture
 from hsmsim.hsm.wire import Attr
+from hsmsim.storage.database import in_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -39,6 +41,8 @@ PROGRAM = ("-m", "hsmsim.hsm")
 MORTAL = (str(ROOT / "tests/support/mortal.py"),)
 """The same, to die at a step: Hsm.arm(), Hsm.died()."""
 NONE = m.NoneParams()
+ON_POSTGRESQL = "HSMSIM_TEST_POSTGRESQL"
+"""The URL of a server: clusters of the suite keep their rows there, each in a schema of its own."""
 Values = dict[CKA, Any]
 Made = TypeVar("Made")
 
@@ -80,13 +84,16 @@ def eventually(met: Callable[[], bool], seconds: float = 5) -> None:
 
 
 def patiently(make: Callable[[], Made]) -> Made:
-    """Make token keys; an HSM that has just started, or stood still, is not seen by the other one at once."""
+    """Make token keys; an HSM that has just started, or stood still, is not seen by the other one at once.
+
+    It may also be lost again before it has the key: the key goes, and making it is tried again.
+    """
     deadline = time.monotonic() + 10
     while True:
         try:
             return make()
         except CkrError as error:
-            if error.rv != CKR.FUNCTION_FAILED or time.monotonic() > deadline:
+            if error.rv not in {CKR.FUNCTION_FAILED, CKR.DEVICE_ERROR} or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
 
@@ -311,11 +318,12 @@ class Cluster:
     mode: str = "NON_FIPS"
     model: str = "hsm2m.medium"
     program: tuple[str, ...] = PROGRAM
+    database: str = ""
     hsms: list[Hsm] = field(default_factory=list)
 
     @property
     def database_url(self) -> str:
-        return f"sqlite:///{self.home}/cluster.db"
+        return self.database or f"sqlite:///{self.home}/cluster.db"
 
     def add(self) -> Hsm:
         hsm_id = f"hsm-{'abcdefg'[len(self.hsms)] * 11}"
@@ -361,10 +369,13 @@ def cluster(
     check: bool = False,
     mode: str = "NON_FIPS",
     program: tuple[str, ...] = PROGRAM,
+    database: str = "",
 ) -> Iterator[Cluster]:
-    """An active cluster, gone at the end."""
+    """An active cluster, gone at the end. database: a URL, empty for a file of its own."""
     home = Path(tempfile.mkdtemp(prefix="hsmsim-firmware-"))
-    made = Cluster(home, engine, check, mode, program=program)
+    if not database and os.environ.get(ON_POSTGRESQL):
+        database = in_schema(os.environ[ON_POSTGRESQL], f"cluster_{secrets.token_hex(8)}")
+    made = Cluster(home, engine, check, mode, program=program, database=database)
     (home / "images").mkdir(mode=0o700)
     try:
         for _ in range(hsms):
