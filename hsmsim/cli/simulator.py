@@ -66,6 +66,13 @@ PORT = click.IntRange(0, 65535)
     type=click.FloatRange(0, 1000),
     help="How much of AWS's time a transition takes: 1 all of it.  [default: as the last time, else 0]",
 )
+@click.option(
+    "--database",
+    metavar="URL|local",
+    default="",
+    help="Where the rows of a new simulator are: a PostgreSQL database, or `local`, a server of its own that it starts. "
+    " [default: SQLite files in HSMSIM_HOME]",
+)
 def up(
     *,
     detach: bool,
@@ -77,6 +84,7 @@ def up(
     no_gateway: bool,
     accept_any_credentials: bool,
     time_scale: float | None,
+    database: str,
 ) -> None:
     """Start the simulator: the gateway to AWS's APIs, and a cluster of two HSMs with an admin and a crypto user.
 
@@ -88,7 +96,8 @@ def up(
     options = launch.Options(port, tls_port, accept_any_credentials or None, time_scale, host)
     try:
         with show.progress() as say:
-            running = simulator.bring_up(places, say, None if no_gateway else options, hsms=hsms, engine=engine)
+            gateway = None if no_gateway else options
+            running = simulator.bring_up(places, say, gateway, hsms=hsms, engine=engine, database=database)
     except KeyboardInterrupt:
         simulator.take_down(places)
         raise

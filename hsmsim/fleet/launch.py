@@ -11,7 +11,7 @@ import sys
 from typing import TYPE_CHECKING
 
 from hsmsim.errors import HsmsimError
-from hsmsim.fleet import processes, simclock, state
+from hsmsim.fleet import databases, processes, simclock, state
 from hsmsim.fleet.processes import READY_SECONDS, STOP_SECONDS, Process, reap
 from hsmsim.hsm import alone
 from hsmsim.hsm.client import HsmClient
@@ -44,7 +44,9 @@ def start(places: Places, hsm_id: str) -> bool:
         state.make_images(places, fleet.account)
         state.publish_roots(places)
         simclock.share(places)
-        state.write_config(places, fleet.cluster_of(hsm_id), hsm, fleet.account)
+        cluster = fleet.cluster_of(hsm_id)
+        url = databases.url_of(places, cluster.cluster_id)
+        state.write_config(places, cluster, hsm, fleet.account, url)
 
     config = places.hsm_folder(hsm_id) / "config.json"
     command = [sys.executable, "-P", "-m", "hsmsim.hsm", "--config", str(config)]

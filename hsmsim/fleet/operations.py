@@ -15,7 +15,7 @@ from msgspec import structs
 
 from hsmsim.cluster.model import FIPS, NON_FIPS
 from hsmsim.errors import HsmsimError
-from hsmsim.fleet import launch, state
+from hsmsim.fleet import databases, launch, state
 from hsmsim.fleet.protocol import CertificatesView, HsmView, ImageView
 from hsmsim.hsm import images
 from hsmsim.hsm.client import HsmClient
@@ -145,6 +145,7 @@ def _afresh(places: Places, cluster: state.Cluster) -> state.Cluster:
     """Let a cluster that has no HSM begin again: nobody has the masking key of rows that an earlier one left."""
     for file in places.cluster_folder(cluster.cluster_id).glob("cluster.db*"):
         file.unlink()
+    databases.drop(places, cluster.cluster_id)
     fresh = structs.replace(cluster, restore=None)
     state.save(places, state.load(places).with_cluster(fresh))
     return fresh
@@ -243,6 +244,7 @@ def delete_cluster(places: Places, cluster_id: str) -> None:
             if fleet.cluster(cluster_id).hsms:
                 raise HsmsimError(f"{cluster_id} has HSMs. Delete them first.")
             state.save(places, structs.replace(fleet, clusters=left))
+        databases.drop(places, cluster_id)
         folder = places.cluster_folder(cluster_id)
         if folder.exists():
             shutil.rmtree(folder)

@@ -74,10 +74,14 @@ class Cluster(msgspec.Struct, frozen=True):
 
 
 class Fleet(msgspec.Struct, frozen=True):
-    """All of it. `account`: whom the HSM processes run as, empty for whoever starts them."""
+    """All of it. `account`: whom the HSM processes run as, empty for whoever starts them.
+
+    database: where the rows are, see `databases`; empty for SQLite.
+    """
 
     account: str = ""
     clusters: tuple[Cluster, ...] = ()
+    database: str = ""
 
     def cluster_of(self, hsm_id: str) -> Cluster:
         """Return the cluster that has this HSM; HsmsimError if none has."""
@@ -291,7 +295,7 @@ def create_cluster(
     _make_parent(folder, account)
     folder.mkdir(mode=0o700, exist_ok=True)
     give(folder, account)
-    save(places, Fleet(account, (*fleet.clusters, cluster)))
+    save(places, structs.replace(fleet, account=account, clusters=(*fleet.clusters, cluster)))
     return cluster
 
 
@@ -350,14 +354,17 @@ def publish_roots(places: Places) -> None:
             write_private(places.run / name, content, mode=0o644)
 
 
-def write_config(places: Places, cluster: Cluster, hsm: Hsm, account: str) -> None:
-    """Write the HSM's config.json; at each start again, so that a moved state folder or library works."""
+def write_config(places: Places, cluster: Cluster, hsm: Hsm, account: str, database_url: str = "") -> None:
+    """Write the HSM's config.json; at each start again, so that a moved state folder or library works.
+
+    database_url: where the cluster's rows are; empty for a file in the cluster's folder.
+    """
     folder = places.hsm_folder(hsm.hsm_id)
     database = places.cluster_folder(cluster.cluster_id) / "cluster.db"
     config: dict[str, object] = {
         "hsm_id": hsm.hsm_id,
         "cluster_id": cluster.cluster_id,
-        "database_url": f"sqlite:///{database}",
+        "database_url": database_url or f"sqlite:///{database}",
         "socket": str(places.socket(hsm.hsm_id)),
         "folder": str(folder),
         "engine": hsm.engine,

@@ -24,7 +24,8 @@ def _path(_type: type, value: object) -> Path:
 class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A JSON object with these members.
 
-    home: the gateway's state folder; the database and the management socket are in it. port, tls_port: 0 takes a free
+    home: the gateway's state folder; the database and the management socket are in it. database: the URL of a schema
+    in PostgreSQL instead. port, tls_port: 0 takes a free
     one, null none. certificate, key: PEM files, for tls_port. ready: a file that is written, with the ports, when the
     gateway listens. clock: the simulated clock's file; without one simulated time is real time. fleet: the socket of
     the fleet's daemon. time_scale: how much of AWS's time a transition takes (0: none, 1: all of it). quotas: limits of
@@ -33,6 +34,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """
 
     home: Path
+    database: str = ""
     host: str = "127.0.0.1"
     port: int | None = DEFAULT_PORT
     tls_port: int | None = None
@@ -68,7 +70,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     @property
     def database_url(self) -> str:
         """The gateway's own database."""
-        return f"sqlite:///{self.home / 'gateway.db'}"
+        return self.database or f"sqlite:///{self.home / 'gateway.db'}"
 
     @property
     def socket(self) -> Path:

@@ -19,7 +19,7 @@ import msgspec
 
 import hsmsim
 from hsmsim.errors import HsmsimError
-from hsmsim.fleet import ports, processes, state
+from hsmsim.fleet import databases, ports, processes, state
 from hsmsim.fleet.processes import Process, Program
 from hsmsim.gateway.config import DEFAULT_PORT, DEFAULT_TLS_PORT, GatewayConfig
 from hsmsim.gateway.tls import Authority
@@ -28,7 +28,7 @@ from hsmsim.services.iam import bootstrap
 if TYPE_CHECKING:
     from hsmsim.config import Places
 
-ACCOUNT: Final = "hsmsim-gateway"
+ACCOUNT: Final = databases.GATEWAY_ACCOUNT
 HOST: Final = "127.0.0.1"
 EVERYWHERE: Final = "0.0.0.0"  # noqa: S104 - only for those who say so
 REGION: Final = "us-east-1"
@@ -171,6 +171,7 @@ def _config(places: Places, options: Options) -> GatewayConfig:
     folder = places.gateway_home
     return GatewayConfig(
         home=folder,
+        database=databases.url_of(places, "gateway"),
         host=given("host", HOST),
         port=chosen("port", DEFAULT_PORT),
         tls_port=chosen("tls_port", DEFAULT_TLS_PORT),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Final
 from hsmsim.config import module_path, softhsm_library
 from hsmsim.errors import HsmsimError
 from hsmsim.fleet import launch as hsm_processes
-from hsmsim.fleet import processes, quickstart, simclock, state
+from hsmsim.fleet import databases, processes, quickstart, simclock, state
 from hsmsim.gateway import launch, manage
 from hsmsim.gateway.customer import Customer
 
@@ -44,10 +44,19 @@ def bring_up(
     *,
     hsms: int = quickstart.HSMS,
     engine: str = "fast",
+    database: str = "",
 ) -> Running:
-    """Start what does not run and return when clients can use it. options: None for no gateway."""
+    """Start what does not run and return when clients can use it. options: None for no gateway.
+
+    database: where the rows of a new simulator are to be (`hsmsim.fleet.databases`); empty: where they are.
+    """
     module_path()  # before anything is made: is what it needs there?
     softhsm_library()
+    with state.lock(places):
+        if database:
+            databases.choose(places, database)
+        state.prepare(places)
+        databases.start(places)
     if options is None:
         return Running(quickstart.bring_up(places, say, hsms=hsms, engine=engine))
     with state.lock(places, _UP_LOCK):  # two at once would make two clusters
@@ -56,7 +65,6 @@ def bring_up(
 
 def _bring_up(places: Places, say: Callable[[str], None], options: launch.Options, hsms: int, engine: str) -> Running:
     with state.lock(places):
-        state.prepare(places)
         simclock.share(places)
         before = launch.root_key(places)
         say("Starting the gateway")
@@ -105,7 +113,7 @@ def add_hsm(places: Places, engine: str) -> str:
 
 def take_down(places: Places) -> list[str]:
     """Stop the gateway, the daemon, then every HSM; return those that ran."""
-    return launch.stop(places) + quickstart.take_down(places)
+    return launch.stop(places) + quickstart.take_down(places) + databases.stop(places)
 
 
 def move_clock(places: Places, seconds: int | None) -> list[str]:

@@ -39,6 +39,7 @@ from hsmsim.hsm.firmware.state import Settings, State
 from hsmsim.hsm.membership import Place, Restore, bootstrap
 from hsmsim.hsm.peers import Links
 from hsmsim.hsm.vault.vault import Vault
+from hsmsim.storage.database import as_user, is_sqlite
 from hsmsim.storage.migrate import migrate
 
 _LOG = logging.getLogger("hsmsim.hsm")
@@ -98,10 +99,13 @@ def _place(config: Config) -> Place:
 
 def prepare(config: Config, user: str) -> None:
     """What needs files that only root may be able to read: the migrations. The database is the user's afterwards."""
+    if not is_sqlite(config.database_url):
+        migrate(as_user(config.database_url, user))
+        return
     migrate(config.database_url)
     path = sqlalchemy.make_url(config.database_url).database
     entry = pwd.getpwnam(user)
-    if config.database_url.startswith("sqlite") and path:
+    if path:
         for file in Path(path).parent.glob(Path(path).name + "*"):
             os.chown(file, entry.pw_uid, entry.pw_gid)
 

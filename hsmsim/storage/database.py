@@ -108,6 +108,15 @@ def in_schema(url: str, schema: str) -> str:
     return parsed.update_query_dict({"options": options}).render_as_string(hide_password=False)
 
 
+def as_user(url: str, user: str) -> str:
+    """Return the URL for root, who connects as whom the URL names, or, if the kernel says who it is, acts for `user`."""
+    parsed = make_url(url)
+    if parsed.username:
+        return url
+    options = f"{parsed.query.get('options', '')} -c role={user}".strip()
+    return parsed.update_query_dict({"options": options}).render_as_string(hide_password=False)
+
+
 def make_schema(connection: Connection) -> None:
     """Make the schema that the connection works in, if it is not there."""
     connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {_own_schema(connection)}")
