@@ -237,7 +237,7 @@ make_user() {
 }
 
 up_packages=(gcc libc6-dev pkgconf libssl-dev softhsm2 python3-venv python3-dev)
-test_packages=(gdb nginx-light opensc gnutls-bin libengine-pkcs11-openssl openssh-server openssh-client openjdk-17-jdk-headless curl wrk openssl)
+test_packages=(gdb nginx-light postgresql opensc gnutls-bin libengine-pkcs11-openssl openssh-server openssh-client openjdk-17-jdk-headless curl wrk openssl)
 fuzz_packages=(clang libclang-rt-14-dev)
 
 # set_up LOCK PACKAGES...: one at a time in this checkout; the lock is not inherited by what runs afterwards.

@@ -70,8 +70,8 @@ PORT = click.IntRange(0, 65535)
     "--database",
     metavar="URL|local",
     default="",
-    help="Where the rows of a new simulator are: a PostgreSQL database, or `local`, a server of its own that it starts. "
-    " [default: SQLite files in HSMSIM_HOME]",
+    help="Where the rows of a new simulator are: a PostgreSQL database, or `local`, a server of its own.  "
+    "[default: SQLite files in HSMSIM_HOME]",
 )
 def up(
     *,

@@ -1,8 +1,8 @@
 """A PostgreSQL server of the simulator's own, for rehearsals on one machine and for tests.
 
-Rules: its data lies in one folder (0700), it listens on a unix socket alone, and the kernel says who connects (peer): there
-is no password. Under root it runs as the account of the HSMs, whom root may stand in for. Every other user that connects
-is a role of the same name that may make schemas, and sees no others'.
+Rules: its data lies in one folder (0700), it listens on a unix socket alone, and the kernel says who connects (peer):
+there is no password. Under root it runs as the account of the HSMs, whom root may stand in for. Every other user that
+connects is a role of the same name that may make schemas, and sees no others'.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ class LocalServer:
         return (self.folder / "hsmsim-made").exists()
 
     def make(self, users: Iterable[str] = ()) -> None:
-        """Make the server's data, with a role for each user; what a killed make() left goes."""
+        """Make the server's data, with a role for each user; what a killed one left goes."""
         if self.made:
             return
         if self.folder.exists():
@@ -63,7 +63,15 @@ class LocalServer:
         state.give(self.folder, self.account)
         owner = self.account or pwd.getpwuid(os.geteuid()).pw_name
         _require_not_root(owner)
-        self._run("initdb", "--auth=peer", "--encoding=UTF8", "--locale=C.UTF-8", f"--username={owner}", "-D", str(self.folder))
+        self._run(
+            "initdb",
+            "--auth=peer",
+            "--encoding=UTF8",
+            "--locale=C.UTF-8",
+            f"--username={owner}",
+            "-D",
+            str(self.folder),
+        )
         for name, content in (("pg_hba.conf", _HBA), ("postgresql.auto.conf", _SETTINGS)):
             state.write_private(self.folder / name, content.encode(), account=self.account)
         self._create(owner, [user for user in users if user != owner])
@@ -96,7 +104,7 @@ class LocalServer:
 
     def _run(self, program: str, *arguments: str, text: str = "") -> None:
         entry = pwd.getpwnam(self.account) if self.account else None
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 - PostgreSQL's own programs
             [str(_program(program)), *arguments],
             input=text.encode(),
             stdout=subprocess.PIPE,
@@ -121,7 +129,10 @@ def _require_not_root(owner: str) -> None:
 def _program(name: str) -> Path:
     """The newest one that is installed."""
     found = [
-        path / name for pattern in _PROGRAMS for path in sorted(Path("/").glob(pattern[1:]), key=_version) if (path / name).exists()
+        path / name
+        for pattern in _PROGRAMS
+        for path in sorted(Path("/").glob(pattern[1:]), key=_version)
+        if (path / name).exists()
     ]
     if not found:
         raise HsmsimError(f"PostgreSQL's {name} is not installed (Debian: apt-get install postgresql).")

@@ -4,6 +4,7 @@ Rules:
 - Nothing of a request is parsed before its signature holds, except what finds its service.
 - A WRITE runs, is serialised and recorded in one transaction: all of it or nothing. Every other call's record, and
   that of a call that fails, goes to the writer behind (`behind`).
+- A database that is away is ServiceUnavailable, which clients try again.
 - What the gateway cannot explain is answered as InternalFailure with the request's id, and logged with its trace.
 """
 
@@ -19,7 +20,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import msgspec
 
-from hsmsim.errors import AwsError
+from hsmsim.errors import AwsError, StorageError
 from hsmsim.gateway import audit, faults
 from hsmsim.gateway.codec.tree import UnknownMemberError
 from hsmsim.gateway.directory import NO_MODEL, Directory, Found, guess_protocol
@@ -119,6 +120,9 @@ class Pipeline:
             response = await self._modes[exchange.operation.mode](exchange)
         except AwsError as error:
             return self._refuse(exchange, error)
+        except StorageError as error:
+            _LOG.error("Request %s: %s", exchange.request_id, error)
+            return self._refuse(exchange, faults.busy("The gateway's database cannot be used now. Try again."))
         except Exception:  # noqa: BLE001 - the last edge: logged, and told as InternalFailure
             _LOG.exception("Request %s failed.", exchange.request_id)
             return self._refuse(exchange, faults.defect(exchange.request_id))

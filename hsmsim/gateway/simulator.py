@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Final
 
 from hsmsim.config import module_path, softhsm_library
 from hsmsim.errors import HsmsimError
-from hsmsim.fleet import launch as hsm_processes
 from hsmsim.fleet import databases, processes, quickstart, simclock, state
+from hsmsim.fleet import launch as hsm_processes
 from hsmsim.gateway import launch, manage
 from hsmsim.gateway.customer import Customer
 

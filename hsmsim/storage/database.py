@@ -109,7 +109,7 @@ def in_schema(url: str, schema: str) -> str:
 
 
 def as_user(url: str, user: str) -> str:
-    """Return the URL for root, who connects as whom the URL names, or, if the kernel says who it is, acts for `user`."""
+    """Return the URL for root, who connects as whom the URL names or, where it names nobody, acts for `user`."""
     parsed = make_url(url)
     if parsed.username:
         return url

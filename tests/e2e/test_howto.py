@@ -18,8 +18,9 @@ if TYPE_CHECKING:
 PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "how-to").glob("*.md"))
 DESTRUCTIVE = {"failover.md", "partitions.md"}
 WITH_AWS = {"cloudtrail.md", "cluster-from-nothing.md"}
+FROM_NOTHING = {"postgresql.md"}
 NOT_RUN = {"docker.md"}
-ELSEWHERE = DESTRUCTIVE | WITH_AWS | NOT_RUN
+ELSEWHERE = DESTRUCTIVE | WITH_AWS | FROM_NOTHING | NOT_RUN
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.name not in ELSEWHERE], ids=lambda page: page.stem)
@@ -40,4 +41,12 @@ def test_page_that_calls_aws(page: Path, tmp_path: Path) -> None:
     """Against a gateway of its own, by the commands as they are installed."""
     with whole() as one:
         one.up()
+        run_page(page, tmp_path, one.environment | {"PATH": one.path})
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if page.name in FROM_NOTHING], ids=lambda page: page.stem)
+def test_page_that_makes_its_simulator(page: Path, tmp_path: Path) -> None:
+    """In empty folders, by the commands as they are installed."""
+    with whole() as one:
         run_page(page, tmp_path, one.environment | {"PATH": one.path})

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 
 import pytest
 from sqlalchemy import text
-
 from support import postgres
 from support.hsm import Cluster, cluster, eventually, patiently
 
