@@ -6,19 +6,17 @@ against its own clock (signatures, TLS), `monotonic_ns` is CLOCK_MONOTONIC (leas
 
 from __future__ import annotations
 
-import mmap
-import os
-import stat
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final, Protocol
 
-from hsmsim.errors import HsmsimError
+from hsmsim.words import Words, write
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
-_BYTES: Final = 8
+_WHAT: Final = "the simulated clock"
 
 
 class Clock(Protocol):
@@ -51,27 +49,18 @@ class SystemClock:
 
 
 class SharedClock:
-    """The machine's clocks, with the simulated one ahead by what a small file says: all who map it follow at once.
-
-    The file is a signed 64-bit number of seconds in the machine's byte order, aligned, so that it is read and written
-    in one piece; it is never replaced.
-    """
+    """The machine's clocks, the simulated one ahead by the seconds in a small file: all who map it follow at once."""
 
     def __init__(self, path: Path) -> None:
-        descriptor = _open(path, os.O_RDONLY)
-        try:
-            self._map = mmap.mmap(descriptor, _BYTES, access=mmap.ACCESS_READ)
-        finally:
-            os.close(descriptor)
-        self._offset = memoryview(self._map).cast("q")
+        self._words = Words(path, 1, _WHAT)
 
     def offset(self) -> int:
         """Seconds by which simulated time is ahead."""
-        return int(self._offset[0])
+        return self._words[0]
 
     def time(self) -> float:
         """Real time and the offset."""
-        return time.time() + self._offset[0]
+        return time.time() + self._words[0]
 
     def real(self) -> float:
         """Real time."""
@@ -82,29 +71,29 @@ class SharedClock:
         return time.monotonic_ns()
 
 
+class ClockAhead:
+    """A clock whose simulated time is ahead by what a function says."""
+
+    def __init__(self, clock: Clock, seconds: Callable[[], int]) -> None:
+        self._clock = clock
+        self._seconds = seconds
+
+    def time(self) -> float:
+        """The clock's, and the seconds."""
+        return self._clock.time() + self._seconds()
+
+    def real(self) -> float:
+        """The clock's."""
+        return self._clock.real()
+
+    def monotonic_ns(self) -> int:
+        """The clock's."""
+        return self._clock.monotonic_ns()
+
+
 def set_offset(path: Path, seconds: int) -> None:
     """Have every SharedClock of this file be ahead by so many seconds; the file is made if there is none."""
-    descriptor = _open(path, os.O_RDWR | os.O_CREAT)
-    try:
-        os.fchmod(descriptor, 0o644)
-        if os.fstat(descriptor).st_size != _BYTES:
-            os.ftruncate(descriptor, _BYTES)
-        with mmap.mmap(descriptor, _BYTES) as mapped, memoryview(mapped) as bytes_, bytes_.cast("q") as offset:
-            offset[0] = seconds
-    finally:
-        os.close(descriptor)
-
-
-def _open(path: Path, flags: int) -> int:
-    try:
-        descriptor = os.open(path, flags | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    except OSError as error:
-        raise HsmsimError(f"The simulated clock {path} cannot be opened: {error.strerror}.") from error
-    found = os.fstat(descriptor)
-    if not stat.S_ISREG(found.st_mode) or (found.st_size != _BYTES and not flags & os.O_CREAT):
-        os.close(descriptor)
-        raise HsmsimError(f"{path} is not the simulated clock of hsmsim. Remove it: hsmsim clock show makes it anew.")
-    return descriptor
+    write(path, (seconds,), _WHAT, 0o644)
 
 
 @dataclass(slots=True)

@@ -28,6 +28,7 @@ COMMANDS: Final = {
     "partition": "hsmsim.cli.partition:partition",
     "account": "hsmsim.cli.account:account",
     "services": "hsmsim.cli.services:services",
+    "fault": "hsmsim.cli.fault:fault",
     "database": "hsmsim.cli.database:database",
     "clock": "hsmsim.cli.clock:clock",
     "configure-pkcs11": "hsmsim.cli.pkcs11:configure",

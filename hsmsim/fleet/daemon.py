@@ -25,7 +25,7 @@ import msgspec
 from hsmsim import frames
 from hsmsim.config import Places
 from hsmsim.errors import CkrError, HsmsimError
-from hsmsim.fleet import launch, operations, protocol, state
+from hsmsim.fleet import faults, launch, operations, protocol, state
 from hsmsim.fleet.protocol import Answer, Request
 from hsmsim.hsm.client import peer_uid
 from hsmsim.hsm.roots.process import Roots
@@ -59,6 +59,8 @@ OPERATIONS: Final[dict[type[Any], Operation]] = {
     ),
     protocol.DescribeImage: lambda places, _, one: operations.describe_image(places, one.image_id),
     protocol.DeleteImage: lambda places, _, one: operations.delete_image(places, one.image_id),
+    protocol.ListFaults: lambda places, _, __: faults.list_all(places),
+    protocol.PutFaults: lambda places, _, one: faults.put(places, one.faults),
 }
 
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from hsmsim.config import Places
 
-__all__ = ["info", "is_running", "kill", "pid_of", "reap", "start", "stop", "wait_ready"]
+__all__ = ["info", "is_running", "kill", "pid_of", "reap", "send", "start", "stop", "wait_ready"]
 
 
 def _process(places: Places, hsm_id: str, account: str = "") -> Process:
@@ -68,6 +68,11 @@ def stop(places: Places, hsm_ids: Iterable[str], seconds: float = STOP_SECONDS) 
 def kill(places: Places, hsm_id: str) -> bool:
     """SIGKILL, as a power failure would; whether it ran."""
     return bool(processes.end([_process(places, hsm_id)], signal.SIGKILL))
+
+
+def send(places: Places, hsm_id: str, number: signal.Signals) -> bool:
+    """Send a signal that does not end the HSM's process; whether it runs."""
+    return processes.send(_process(places, hsm_id), number)
 
 
 def pid_of(places: Places, hsm_id: str) -> int | None:

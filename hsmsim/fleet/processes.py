@@ -164,6 +164,9 @@ def end(wanted: Iterable[Process], first: signal.Signals = signal.SIGTERM, secon
     ended = []
     with _pidfds(wanted) as processes:
         for descriptor in processes.values():
+            # One that is paused cannot hear, and what waits for it until it goes on may reach a thread that is not
+            # Python's main one, which then sleeps on.
+            signal.pidfd_send_signal(descriptor, signal.SIGCONT)
             signal.pidfd_send_signal(descriptor, first)
         deadline = time.monotonic() + seconds
         for name, descriptor in processes.items():
@@ -173,6 +176,14 @@ def end(wanted: Iterable[Process], first: signal.Signals = signal.SIGTERM, secon
             ended.append(name)
     reap()
     return ended
+
+
+def send(process: Process, number: signal.Signals) -> bool:
+    """Send a signal that does not end it; whether it runs."""
+    with _pidfds([process]) as found:
+        for descriptor in found.values():
+            signal.pidfd_send_signal(descriptor, number)
+    return bool(found)
 
 
 @contextmanager

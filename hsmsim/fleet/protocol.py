@@ -126,6 +126,37 @@ class DeleteImage(_Message, frozen=True):
     image_id: str
 
 
+class FaultsView(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """An HSM's faults as people name them.
+
+    slow_ms: milliseconds that each request waits; drop_percent: how many requests of a hundred are lost; cut: from whom
+    it is cut off (faults.CUTS); disk: one of faults.DISKS; clock_s: seconds by which its simulated clock is ahead.
+    """
+
+    hsm_id: str
+    paused: bool = False
+    slow_ms: float = 0.0
+    drop_percent: float = 0.0
+    cut: tuple[str, ...] = ()
+    disk: str = "fine"
+    clock_s: int = 0
+
+    @property
+    def any(self) -> bool:
+        """Whether there is one."""
+        return self != FaultsView(self.hsm_id)
+
+
+class ListFaults(_Message, frozen=True):
+    """The faults of every HSM."""
+
+
+class PutFaults(_Message, frozen=True):
+    """Have an HSM suffer these faults and no others."""
+
+    faults: FaultsView
+
+
 Request = (
     CreateHsm
     | StartHsm
@@ -141,6 +172,8 @@ Request = (
     | Backup
     | DescribeImage
     | DeleteImage
+    | ListFaults
+    | PutFaults
 )
 
 

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any, Final
 import msgspec
 
 from hsmsim.errors import HsmsimError
+from hsmsim.fleet.protocol import FaultsView, ListFaults, PutFaults
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from hsmsim.clock import Clock
-    from hsmsim.gateway.ports import Route
+    from hsmsim.gateway.ports import Fleet, Route
     from hsmsim.gateway.reconcile import Reconcilers
 
 CLOCK: Final = "/_hsmsim/clock"
@@ -26,8 +27,14 @@ SETTLE_SECONDS: Final = 60.0
 _CALL_SECONDS: Final = SETTLE_SECONDS + 30
 
 
-def routes(clock: Clock, reconcilers: Reconcilers) -> dict[tuple[str, str], Route]:
-    """The calls that the process answers by itself."""
+FAULTS: Final = "/_hsmsim/faults"
+
+
+def routes(clock: Clock, reconcilers: Reconcilers, fleet: Fleet) -> dict[tuple[str, str], Route]:
+    """The calls that the process answers by itself.
+
+    GET FAULTS: {"faults": [FaultsView, ...]}. POST FAULTS: a FaultsView, which replaces the HSM's faults.
+    """
 
     def moved(members: Mapping[str, Any]) -> Mapping[str, Any]:
         """Simulated time was changed: answer once what is due has been done, or say what still goes on."""
@@ -36,7 +43,18 @@ def routes(clock: Clock, reconcilers: Reconcilers) -> dict[tuple[str, str], Rout
             raise HsmsimError(f"`seconds` is a number from 0 to {SETTLE_SECONDS:.0f}.")
         return {"time": clock.time(), "unfinished": reconcilers.settle(seconds)}
 
-    return {("POST", CLOCK): moved}
+    def list_faults(_: Mapping[str, Any]) -> Mapping[str, Any]:
+        return {"faults": msgspec.to_builtins(fleet.call(ListFaults(), list[FaultsView]))}
+
+    def put_faults(members: Mapping[str, Any]) -> Mapping[str, Any]:
+        try:
+            wanted = msgspec.convert(members, FaultsView)
+        except msgspec.ValidationError as error:
+            raise HsmsimError(f"These are no faults of an HSM: {error}.") from error
+        fleet.call(PutFaults(wanted), type(None))
+        return {}
+
+    return {("POST", CLOCK): moved, ("GET", FAULTS): list_faults, ("POST", FAULTS): put_faults}
 
 
 class _Connection(http.client.HTTPConnection):

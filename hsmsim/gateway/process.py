@@ -117,7 +117,8 @@ async def _serve(config: GatewayConfig, build: Build, clock: Clock) -> None:
         loop.call_soon_threadsafe(keys.forget, access_key_id)
 
     try:
-        parts = build(make_ports(config, database, writer, clock, reconcilers, forget))
+        ports = make_ports(config, database, writer, clock, reconcilers, forget)
+        parts = build(ports)
         behind = Behind(parts.recorder, writer)
         authenticator = Authenticator(
             parts.credentials, clock, keys, config.default_account, config.accept_any_credentials
@@ -126,7 +127,7 @@ async def _serve(config: GatewayConfig, build: Build, clock: Clock) -> None:
         pipeline = Pipeline(parts, authenticator, database, writer, behind, clock, SystemIds(), limits)
         reconcilers.start(parts.reconcilers)
         try:
-            calls = {**manage.routes(clock, reconcilers), **parts.routes}
+            calls = {**manage.routes(clock, reconcilers, ports.fleet), **parts.routes}
             await _listen(config, AwsApp(pipeline, __version__), ManagementApp(calls, __version__))
         finally:
             await asyncio.to_thread(reconcilers.stop)

@@ -213,6 +213,10 @@ class Engine:
         """FIPS mode: the hot path refuses what the mechanism table forbids there."""
         _lib.he_fips(self._engine, int(on))
 
+    def suffer(self, path: str) -> None:
+        """Suffer the faults that this file says, from now on."""
+        check(_lib.he_faults(self._engine, path.encode()))
+
     def epoch_bump(self) -> None:
         """Make clients drop what they cached."""
         _lib.he_epoch_bump(self._engine)

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _Answer = TypeVar("_Answer", bound="Message")
 VERSION: Final = 1
+PROFILE_PEER: Final = 4
+"""HELLO: another HSM, which a fault may cut off where it does not cut off clients."""
 
 
 class LinkError(HsmsimError):

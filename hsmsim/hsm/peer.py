@@ -9,7 +9,7 @@ import threading
 from typing import TYPE_CHECKING, Final
 
 from hsmsim.errors import CkrError, StorageError
-from hsmsim.hsm.link import VERSION, Link, LinkError
+from hsmsim.hsm.link import PROFILE_PEER, VERSION, Link, LinkError
 from hsmsim.hsm.messages import (
     HelloRequest,
     HelloResponse,
@@ -50,8 +50,15 @@ class Peer:
     """One other member, as seen from here."""
 
     def __init__(
-        self, row: MemberRow, replica: Replica, keyring: Keyring, clock: Clock, heard: Callable[[], None]
+        self,
+        row: MemberRow,
+        replica: Replica,
+        keyring: Keyring,
+        clock: Clock,
+        heard: Callable[[], None],
+        cut: Callable[[], bool],
     ) -> None:
+        """heard: called after each answer; cut: whether a fault cuts this HSM off from the others."""
         self.hsm_id = row.hsm_id
         self.socket = row.socket
         self.applied = 0  # the highest version that it says it has applied
@@ -61,6 +68,7 @@ class Peer:
         self._keyring = keyring
         self._clock = clock
         self._on_heard = heard
+        self._cut = cut
         self._wanted = 0
         self._told_down = False
         self._wake = threading.Condition()
@@ -91,6 +99,7 @@ class Peer:
     def _run(self) -> None:
         while not self._stopping:
             try:
+                self._require_network()
                 with Link(self.socket, TIMEOUT_S) as link:
                     self._prove(link)
                     self.linked = True
@@ -104,8 +113,12 @@ class Peer:
                 self.linked = False
             self._pause(told=True)
 
+    def _require_network(self) -> None:
+        if self._cut():
+            raise LinkError("this HSM is cut off from the others, by a fault that was asked for")
+
     def _prove(self, link: Link) -> None:
-        hello = link.call(Op.HELLO, HelloRequest(VERSION, 0, b"", b"", b""), HelloResponse)
+        hello = link.call(Op.HELLO, HelloRequest(VERSION, PROFILE_PEER, b"", b"", b""), HelloResponse)
         if hello.hsm_id.decode("ascii", "replace") != self.hsm_id:
             raise LinkError(f"another HSM listens at {self.socket}")
         nonce = secrets.token_bytes(NONCE_BYTES)
@@ -121,6 +134,7 @@ class Peer:
         while not self._stopping:
             start = self._clock.monotonic_ns()
             wanted = self._wanted
+            self._require_network()
             if wanted > self.applied:
                 applied = link.call(Op.PEER_SYNC, PeerSyncRequest(wanted), PeerSyncResponse).applied
             else:

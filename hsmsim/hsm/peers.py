@@ -92,11 +92,21 @@ class Request(Protocol):
 class Links:
     """This HSM's links to all others; start() after the socket listens."""
 
-    def __init__(self, replica: Replica, engine: Engine, folder: Path, *, clock: Clock | None = None) -> None:
+    def __init__(
+        self,
+        replica: Replica,
+        engine: Engine,
+        folder: Path,
+        *,
+        clock: Clock | None = None,
+        cut: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """cut: whether a fault cuts this HSM off from the others."""
         self._replica = replica
         self._engine = engine
         self._folder = folder
         self._clock = clock or SystemClock()
+        self._cut = cut
         self._leases = Leases(replica.database.url, replica.hsm_id)
         self._news = threading.Condition()  # something about a peer has changed
         self._stopping = threading.Event()
@@ -290,8 +300,11 @@ class Links:
                 if hsm_id not in members or members[hsm_id].socket != peer.socket:
                     peer.stop()
                     del self._peers[hsm_id]
-            new = [Peer(row, self._replica, self._engine, self._clock, self._heard) for hsm_id, row in members.items()
-                   if hsm_id not in self._peers]  # fmt: skip
+            new = [
+                Peer(row, self._replica, self._engine, self._clock, self._heard, self._cut)
+                for hsm_id, row in members.items()
+                if hsm_id not in self._peers
+            ]
             self._peers.update({peer.hsm_id: peer for peer in new})
         for peer in new:
             if not self._stopping.is_set():

@@ -20,14 +20,16 @@ import signal
 import sys
 import threading
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NoReturn
 
 import sqlalchemy.dialects.sqlite
 
-from hsmsim.clock import SharedClock, SystemClock
+from hsmsim import faults
+from hsmsim.clock import ClockAhead, SharedClock, SystemClock
 from hsmsim.cluster.model import FIPS, NON_FIPS
-from hsmsim.errors import HsmsimError
+from hsmsim.errors import HsmsimError, StorageError
 from hsmsim.hsm import certify
 from hsmsim.hsm.account import become
 from hsmsim.hsm.alone import claim
@@ -39,7 +41,7 @@ from hsmsim.hsm.firmware.state import Settings, State
 from hsmsim.hsm.membership import Place, Restore, bootstrap
 from hsmsim.hsm.peers import Links
 from hsmsim.hsm.vault.vault import Vault
-from hsmsim.storage.database import as_user, is_sqlite
+from hsmsim.storage.database import as_user, is_sqlite, obstruct
 from hsmsim.storage.migrate import migrate
 
 _LOG = logging.getLogger("hsmsim.hsm")
@@ -133,6 +135,14 @@ def _environment(config: Config) -> None:
     os.environ["SOFTHSM2_CONF"] = str(softhsm)
 
 
+def _obstacle(suffering: faults.Suffering, writes: bool) -> None:  # noqa: FBT001 - as obstruct() calls it
+    suffering.fill_disk()
+    if suffering.cut_from(faults.Cut.DATABASE):
+        raise StorageError("This HSM is cut off from the database, by a fault that was asked for.")
+    if writes and suffering.read_only:
+        raise StorageError("The disk is read-only, by a fault that was asked for.")
+
+
 def build(config: Config) -> State:
     """All parts, connected; nothing listens yet."""
     reference = config.engine == "softhsm"
@@ -141,13 +151,17 @@ def build(config: Config) -> State:
     )
     if not engine.memory_locked:
         _LOG.info("RLIMIT_MEMLOCK is small: only the arena of keys is locked in memory.")
-    clock = SharedClock(Path(config.clock)) if config.clock else SystemClock()
+    suffering = faults.Suffering(config.folder / faults.FILE)
+    engine.suffer(str(suffering.path))
+    obstruct(partial(_obstacle, suffering))
+    shared = SharedClock(Path(config.clock)) if config.clock else SystemClock()
+    clock = ClockAhead(shared, lambda: suffering.clock_s)
     replica = bootstrap(engine, _place(config), clock=clock)
     if replica.identity.version == 0 and replica.alarms:
         raise HsmsimError("The row with the cluster's mode was changed or is gone: restore the database.")
     certify.ensure(engine, replica, config.folder, config.model)
     engine.fips(on=replica.identity.mode == FIPS)
-    links = Links(replica, engine, config.folder, clock=clock)
+    links = Links(replica, engine, config.folder, clock=clock, cut=lambda: suffering.cut_from(faults.Cut.PEERS))
     index = Index(replica)
     vault = Vault(engine, replica, config.folder, config.softhsm_library)
     settings = Settings(

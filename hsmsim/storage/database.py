@@ -20,7 +20,7 @@ from sqlalchemy.exc import ArgumentError, DBAPIError, SQLAlchemyError
 from hsmsim.errors import HsmsimError, StorageError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from sqlalchemy.engine import Connection, Engine
 
@@ -43,6 +43,19 @@ _SCHEMA: Final = re.compile(r"[a-z][a-z0-9_]{0,62}", re.ASCII)
 _DRIVER: Final = "postgresql+psycopg"
 
 
+_obstacles: Final[list[Callable[[bool], None]]] = []
+
+
+def obstruct(obstacle: Callable[[bool], None]) -> None:
+    """Have every transaction of this process begin with obstacle(writes), which may raise a StorageError: a fault."""
+    _obstacles.append(obstacle)
+
+
+def _pass(*, writes: bool) -> None:
+    for obstacle in _obstacles:
+        obstacle(writes)
+
+
 class Database:
     """Connections to one database. durable=False: a commit may be lost with the machine, never with a process."""
 
@@ -57,6 +70,7 @@ class Database:
         options: dict[str, Any] = {_READ: True}
         if self.dialect != "sqlite":
             options["isolation_level"] = "REPEATABLE READ"
+        _pass(writes=False)
         with _translated(self.url), self._engine.connect() as connection:
             reading = connection.execution_options(**options)
             with reading.begin():
@@ -65,6 +79,7 @@ class Database:
     @contextmanager
     def write(self, *, alone: bool = False) -> Iterator[Connection]:
         """A transaction, committed at the end of the block. alone: no other such block runs anywhere meanwhile."""
+        _pass(writes=True)
         with _translated(self.url), self._engine.begin() as connection:
             if alone and self.dialect == "postgresql":
                 connection.exec_driver_sql(_ALONE)

@@ -168,11 +168,20 @@ size_t dispatch_finish(const struct dispatch *shared, struct executor *executor,
     return dispatch_seal(shared, request, rv, executor->frame, rv == CKR_OK ? out.len : 0, room);
 }
 
+static bool struck(const struct dispatch *shared, const struct request *request)
+{
+    const struct faults *faults = shared->faults == NULL ? NULL : atomic_load_explicit(shared->faults, memory_order_relaxed);
+    return faults_strike(faults, request->header.op, request->payload, request->header.length);
+}
+
 enum outcome dispatch(struct dispatch *shared, struct executor *executor, const struct request *request, size_t *len)
 {
     const struct wire_op_info *info = wire_op_find(request->header.op);
     if (info == NULL || request->header.epoch != 0) {
         return REFUSED;
+    }
+    if (struck(shared, request)) {
+        return PARKED;
     }
     if (info->access != WIRE_ACCESS_NONE) {
         if (request->client == NULL) {

@@ -2,6 +2,7 @@
 #ifndef HSMSIM_DISPATCH_H
 #define HSMSIM_DISPATCH_H
 
+#include "faults.h"
 #include "hot.h"
 #include "queue.h"
 #include "rights.h"
@@ -12,6 +13,7 @@ struct dispatch {
     bool reference;                /* keyed hot operations go up to Python */
     _Atomic uint64_t *serve_until; /* CLOCK_MONOTONIC nanoseconds */
     _Atomic uint64_t *epoch;
+    _Atomic(const struct faults *) *faults; /* NULL: this engine has none */
     atomic_ullong hot, misses;
 };
 
@@ -35,7 +37,7 @@ struct request {
 
 enum outcome {
     ANSWERED, /* executor->frame has the answer */
-    PARKED,   /* Python has it; the answer comes to the sink */
+    PARKED,   /* Python has it, and the answer comes to the sink; or it is lost by a fault, and none comes */
     REFUSED,  /* not a request that a client of ours sends */
     GATHERED, /* the answer comes from dispatch_finish, under the place that gathering.place named */
 };

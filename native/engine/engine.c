@@ -9,6 +9,7 @@
 #include <sys/resource.h>
 
 #include "crypto.h"
+#include "faults.h"
 #include "lanes.h"
 #include "pkcs11.h"
 #include "queue.h"
@@ -25,6 +26,7 @@ struct he_engine {
     int locked;
     bool batches;
     _Atomic uint64_t serve_until, epoch;
+    _Atomic(const struct faults *) faults;
 };
 
 /* No core, no debugger of the same user, no page to swap where the limit allows. */
@@ -79,6 +81,7 @@ he_engine *he_create(const he_config *config, char *error, size_t error_len)
         .workers = config->workers,
         .max_connections = connections_within_limit(config->max_connections),
         .serve_until = &engine->serve_until,
+        .faults = &engine->faults,
         .epoch = &engine->epoch,
     };
     engine->server = server_new(&parts);
@@ -172,6 +175,12 @@ void he_serve_until(he_engine *engine, uint64_t deadline)
 void he_fips(he_engine *engine, uint32_t fips)
 {
     rights_fips(engine->rights, fips != 0);
+}
+uint64_t he_faults(he_engine *engine, const char *path)
+{
+    const struct faults *faults = faults_map(path);
+    atomic_store(&engine->faults, faults);
+    return faults == NULL ? CKR_FUNCTION_FAILED : CKR_OK;
 }
 uint64_t he_epoch(he_engine *engine)
 {

@@ -78,6 +78,8 @@ uint64_t he_run(he_engine *engine);
 void he_serve_until(he_engine *engine, uint64_t deadline);
 /* 1: FIPS mode, the hot path refuses what the mechanism table forbids there (CKR_MECHANISM_INVALID). */
 void he_fips(he_engine *engine, uint32_t fips);
+/* Suffers what this file says, from now on (hsmsim/faults.py). */
+uint64_t he_faults(he_engine *engine, const char *path);
 uint64_t he_epoch(he_engine *engine);
 void he_epoch_bump(he_engine *engine);
 

@@ -7,6 +7,7 @@
 #ifndef HSMSIM_SERVER_H
 #define HSMSIM_SERVER_H
 
+#include "faults.h"
 #include "queue.h"
 #include "rights.h"
 
@@ -20,6 +21,7 @@ struct server_parts {
     uint32_t workers, max_connections;
     _Atomic uint64_t *serve_until; /* CLOCK_MONOTONIC nanoseconds */
     _Atomic uint64_t *epoch;
+    _Atomic(const struct faults *) *faults;
 };
 
 struct server *server_new(const struct server_parts *parts);

@@ -21,8 +21,9 @@ from botocore.exceptions import ClientError
 from cryptography import x509
 from support.whole import ROOT, Whole, whole
 
+from hsmsim.errors import HsmsimError
 from hsmsim.fleet import processes, protocol, state
-from hsmsim.gateway import launch
+from hsmsim.gateway import launch, manage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -337,3 +338,17 @@ def test_the_gateway_of_root_runs_as_another_user() -> None:
             check=False,
         )
         assert (reach.returncode, reach.stdout) == (1, b"")
+
+
+def test_faults_can_be_asked_for_through_the_management_socket(up: Whole) -> None:
+    socket_ = up.places.gateway_socket
+    [well] = manage.call(socket_, "GET", manage.FAULTS)["faults"]
+    assert well["cut"] == []
+    manage.call(socket_, "POST", manage.FAULTS, {"hsm_id": well["hsm_id"], "slow_ms": 1.5, "cut": ["peers"]})
+    [ill] = json.loads(up.run("fault", "list", "--json"))
+    assert ill == well | {"slow_ms": 1.5, "cut": ["peers"]}
+    for members, words in (({"hsm_id": "hsm-zzzzzzzzzzz"}, "no HSM"), ({"hsm": 1}, "no faults of an HSM")):
+        with pytest.raises(HsmsimError, match=words):
+            manage.call(socket_, "POST", manage.FAULTS, members)
+    up.run("fault", "clear")
+    assert manage.call(socket_, "GET", manage.FAULTS)["faults"] == [well]

@@ -18,7 +18,7 @@ from support.fleet import CLUSTER, ROOT, Fleet, backup_id, fleet, hsm_id, patien
 from support.hsm import refused
 
 from hsmsim import frames
-from hsmsim.fleet import launch, simclock
+from hsmsim.fleet import launch, processes, simclock
 from hsmsim.fleet import protocol as p
 from hsmsim.hsm import messages as m
 from hsmsim.hsm.client import HsmClient
@@ -306,3 +306,44 @@ def test_a_second_daemon_does_not_start_and_the_first_ends_in_order(made: Fleet)
         assert client.call(m.HsmInfoRequest()).pid == pid
     made.start()
     assert made.describe("a").pid == pid
+
+
+# ---- faults ----------------------------------------------------------------------------------------------------------
+
+
+def test_faults_are_put_listed_and_taken_back(made: Fleet) -> None:
+    made.create("a")
+    one = hsm_id("a")
+    well, ill = (
+        p.FaultsView(one),
+        p.FaultsView(one, slow_ms=2.5, drop_percent=1.25, cut=("clients", "database"), disk="read-only", clock_s=90),
+    )
+    assert made.call(p.ListFaults(), list[p.FaultsView]) == [well]
+    made.do(p.PutFaults(ill))
+    assert made.call(p.ListFaults(), list[p.FaultsView]) == [ill]
+    made.do(p.PutFaults(well))
+    assert made.call(p.ListFaults(), list[p.FaultsView]) == [well]
+    for members, words in (
+        ({"cut": ("moon",)}, "not moon"),
+        ({"disk": "wet"}, "not wet"),
+        ({"slow_ms": 10_001.0}, "0 to 10,000 ms"),
+        ({"drop_percent": 101.0}, "0 to 100 percent"),
+        ({"clock_s": 10**10}, "100 years"),
+    ):
+        refuses(made, p.PutFaults(p.FaultsView(one, **members)), words)
+    refuses(made, p.PutFaults(p.FaultsView(hsm_id("b"))), "There is no HSM")
+    assert made.call(p.ListFaults(), list[p.FaultsView]) == [well]
+
+
+def test_a_paused_hsm_goes_on_and_can_be_stopped(made: Fleet) -> None:
+    made.create("a")
+    one = hsm_id("a")
+    made.do(p.PutFaults(p.FaultsView(one, paused=True)))
+    assert made.call(p.ListFaults(), list[p.FaultsView]) == [p.FaultsView(one, paused=True)]
+    made.do(p.PutFaults(p.FaultsView(one)))
+    assert made.describe("a").state == "RUNNING"
+    made.do(p.PutFaults(p.FaultsView(one, paused=True)))
+    began = time.monotonic()
+    assert made.call(p.StopHsm(one), bool)
+    assert time.monotonic() - began < processes.STOP_SECONDS
+    refuses(made, p.PutFaults(p.FaultsView(one, paused=True)), "does not run")

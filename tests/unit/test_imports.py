@@ -19,9 +19,17 @@ LAYERS = [
     {"authz", "fleet"},
     {"hsm", "cluster"},
     {"crypto", "storage"},
-    {"clock", "frames", "ids", "errors", "config", "faults", "__init__"},
+    {"clock", "frames", "ids", "errors", "config", "faults", "words", "__init__"},
 ]
-BESIDE = {("hsm", "cluster"), ("demo", "bench"), ("config", "errors"), ("frames", "errors"), ("clock", "errors")}
+BESIDE = {
+    ("hsm", "cluster"),
+    ("demo", "bench"),
+    ("config", "errors"),
+    ("frames", "errors"),
+    ("clock", "words"),
+    ("faults", "words"),
+    ("words", "errors"),
+}
 RANK = {name: rank for rank, names in enumerate(LAYERS) for name in names}
 
 C_MAY_INCLUDE = {

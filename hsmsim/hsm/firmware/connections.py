@@ -11,6 +11,7 @@ from hsmsim.cluster.model import ACTIVE
 from hsmsim.errors import CkrError
 from hsmsim.hsm.cryptoki import CKF, CKR, Profile
 from hsmsim.hsm.firmware.state import SESSION_LIMIT, Client
+from hsmsim.hsm.link import PROFILE_PEER
 from hsmsim.hsm.messages import (
     CloseSessionsRequest,
     CloseSessionsResponse,
@@ -37,7 +38,7 @@ def hello(state: State, request: Request) -> HelloResponse:
     message = HelloRequest.decode(request.payload)
     if message.version != WIRE_VERSION:
         raise CkrError(CKR.CRYPTOKI_NOT_INITIALIZED, f"this HSM speaks version {WIRE_VERSION} of the wire")
-    if message.profile & ~(PROFILE_CLOUDHSM | PROFILE_CHECK_OFF):
+    if message.profile & ~(PROFILE_CLOUDHSM | PROFILE_CHECK_OFF | PROFILE_PEER):
         raise CkrError(CKR.ARGUMENTS_BAD, "unknown profile")
     client = state.client(request.client) if message.cookie else _new_client(state, request, message)
     cookie = state.engine.client_cookie(client.id)
