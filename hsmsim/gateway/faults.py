@@ -11,11 +11,14 @@ from typing import TYPE_CHECKING, Final
 from hsmsim.errors import AwsError
 
 if TYPE_CHECKING:
+    from hsmsim.gateway.codec.model import ServiceModel
     from hsmsim.gateway.codec.protocols import Protocol
 
 BUSY: Final = "ServiceUnavailable"
 DEFECT: Final = "InternalFailure"
 _SERVER_ERROR: Final = 500
+# Those of EC2's "Server error codes" that hsmsim has.
+_EC2_SERVER: Final = frozenset({"InternalError", "Unavailable"})
 
 # What the gateway says: code, status, and AWS's sentence where it is another one.
 _Table = dict[str, tuple[str, int, str | None]]
@@ -61,11 +64,23 @@ def translate(error: AwsError, protocol: Protocol) -> AwsError:
     return AwsError(code, str(error) if sentence is None else sentence, status)
 
 
+def recorded(error: AwsError, model: ServiceModel, protocol: Protocol) -> str:
+    """CloudTrail's errorCode of an error as it was told.
+
+    EC2's says whose fault it was, as Client.DryRunOperation does; where the model has the error, its name is recorded and
+    not the code on the wire: IAM's NoSuchEntity is NoSuchEntityException.
+    """
+    if protocol.name == "ec2":
+        return f"{'Server' if error.code in _EC2_SERVER else 'Client'}.{error.code}"
+    known = model.exception(error.code)
+    return known.name if known else error.code
+
+
 def busy(text: str) -> AwsError:
     """The gateway has more to do than it takes on."""
     return AwsError(BUSY, text, 503)
 
 
-def defect(request_id: str) -> AwsError:
-    """Something that should not happen did; the log has it under this request id."""
-    return AwsError(DEFECT, f"The gateway failed on request {request_id}; its log says why.", _SERVER_ERROR)
+def defect(request_id: str, code: str = "") -> AwsError:
+    """Something that should not happen did; the log has it under this request id. code: the service's own for it."""
+    return AwsError(code or DEFECT, f"The gateway failed on request {request_id}; its log says why.", _SERVER_ERROR)

@@ -5,7 +5,8 @@ Rules:
 - A WRITE runs, is serialised and recorded in one transaction: all of it or nothing. Every other call's record, and
   that of a call that fails, goes to the writer behind (`behind`).
 - A database that is away is ServiceUnavailable, which clients try again.
-- What the gateway cannot explain is answered as InternalFailure with the request's id, and logged with its trace.
+- What the gateway cannot explain is answered as InternalFailure, or as the service calls that, with the request's id,
+  and logged with its trace.
 """
 
 from __future__ import annotations
@@ -125,7 +126,7 @@ class Pipeline:
             return self._refuse(exchange, faults.busy("The gateway's database cannot be used now. Try again."))
         except Exception:  # noqa: BLE001 - the last edge: logged, and told as InternalFailure
             _LOG.exception("Request %s failed.", exchange.request_id)
-            return self._refuse(exchange, faults.defect(exchange.request_id))
+            return self._refuse(exchange, _defect(exchange))
         if exchange.operation.mode is not Mode.WRITE:
             _run_after(exchange)
         return response
@@ -298,13 +299,13 @@ class Pipeline:
             told.status = 500
         if exchange.identity is not None and exchange.model is not None:
             record = self._record(exchange, self._call(exchange, None), None)
-            audit.add_error(record, told.code, str(told))
+            audit.add_error(record, faults.recorded(told, model, protocol), str(told))
             self._behind.put(record)
         try:
             return protocol.fail(model, told, exchange.request_id)
         except UnknownMemberError:
             _LOG.exception("The error of request %s is not in the model.", exchange.request_id)
-            told = faults.translate(faults.defect(exchange.request_id), protocol)
+            told = faults.translate(_defect(exchange), protocol)
             return protocol.fail(model, told, exchange.request_id)
 
 
@@ -330,6 +331,12 @@ def _model(exchange: Exchange) -> OperationModel:
 def _respond(exchange: Exchange, result: Response | None) -> HttpResponse:
     found = _found(exchange)
     return found.protocol.respond(found.model, _model(exchange), result, exchange.request_id)
+
+
+def _defect(exchange: Exchange) -> AwsError:
+    """InternalFailure; once its operation is known, by the name that the service has for it."""
+    own = exchange.found.service.failure if exchange.found and exchange.operation else ""
+    return faults.defect(exchange.request_id, own)
 
 
 def _denied(exchange: Exchange, error: AwsError) -> AwsError:

@@ -150,7 +150,8 @@ class Service:
 
     model: botocore's name of it (its folder in botocore/data); signing: the name in the signature's scope;
     source: CloudTrail's eventSource; prefix: IAM's. `denied`: the code of its AccessDenied error; `unsupported`: the
-    code where an operation or member is not built.
+    code where an operation or member is not built; `failure`: the code where an operation fails for no reason that the
+    gateway knows, empty where the service's model has none of its own and AWS's common InternalFailure is it.
     """
 
     model: str
@@ -159,6 +160,7 @@ class Service:
     prefix: str
     denied: str = "AccessDeniedException"
     unsupported: str = "NotImplementedException"
+    failure: str = ""
     region: str = ""
     """Where CloudTrail records the calls of a global service; empty: in the region that the signature names."""
     operations: dict[str, Operation] = field(default_factory=dict)

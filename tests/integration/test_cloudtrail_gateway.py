@@ -120,19 +120,26 @@ def test_a_change_is_recorded_whole_and_at_once(gateway: Gateway) -> None:
 
 
 def test_failures_are_recorded_with_what_the_caller_was_told(gateway: Gateway) -> None:
-    iam, nobody = gateway.client("iam", gateway.root), new_user(gateway, "nobody")
+    iam, ec2 = (gateway.client(name, gateway.root) for name in ("iam", "ec2"))
+    nobody = new_user(gateway, "nobody")
     calls: list[tuple[str, str, Callable[[], Any], str]] = [
         ("NoSuchEntity", GLOBAL, lambda: iam.delete_user(UserName="is-not-there"), "false"),
+        ("InvalidVpcID.NotFound", HOME, lambda: ec2.describe_vpcs(VpcIds=["vpc-0123456789abcdef0"]), "true"),
+        ("InvalidParameterValue", HOME, lambda: ec2.create_vpc(CidrBlock="10.0.0.0"), "false"),
+        ("DryRunOperation", HOME, lambda: ec2.create_vpc(CidrBlock="10.0.0.0/16", DryRun=True), "false"),
+        ("UnauthorizedOperation", HOME, gateway.client("ec2", nobody).describe_vpcs, "true"),
         ("ValidationError", GLOBAL, lambda: iam.create_user(UserName="a b"), "false"),
         ("NotImplemented", GLOBAL, lambda: iam.create_login_profile(UserName="whole", Password="a-password"), "false"),
         ("AccessDenied", GLOBAL, gateway.client("iam", nobody).list_users, "true"),
         ("AccessDeniedException", HOME, gateway.client("cloudtrail", nobody).lookup_events, "true"),
         ("UnsupportedOperationException", HOME, gateway.client("cloudtrail", gateway.root).describe_trails, "true"),
     ]
+    recorded = {"NoSuchEntity": "NoSuchEntityException"}
     for code, region, call, read_only in calls:
         answer = refused(call)
         event, record = record_of(gateway, answer, region)
-        assert (answer["Error"]["Code"], record["errorCode"], event["ReadOnly"]) == (code, code, read_only)
+        shown = f"Client.{code}" if record["eventSource"] == "ec2.amazonaws.com" else recorded.get(code, code)
+        assert (answer["Error"]["Code"], record["errorCode"], event["ReadOnly"]) == (code, shown, read_only)
         assert record["errorMessage"] == answer["Error"]["Message"]
         assert record["responseElements"] is None
         assert "a-password" not in event["CloudTrailEvent"]

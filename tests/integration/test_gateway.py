@@ -127,7 +127,11 @@ def test_a_write_is_seen_and_recorded_in_one_transaction(gateway: Gateway) -> No
 
 @pytest.mark.parametrize(
     ("key", "code", "status"),
-    [("refuse", "CloudHsmTagException", 400), ("defect", "InternalFailure", 500), ("wrong", "InternalFailure", 500)],
+    [
+        ("refuse", "CloudHsmTagException", 400),
+        ("defect", "CloudHsmInternalFailureException", 500),
+        ("wrong", "CloudHsmInternalFailureException", 500),
+    ],
 )
 def test_a_write_that_fails_leaves_nothing_but_its_record(gateway: Gateway, key: str, code: str, status: int) -> None:
     client, resource = gateway.client("cloudhsmv2"), f"cluster-{key}222222"
@@ -170,6 +174,11 @@ def test_ec2_in_its_own_protocol(gateway: Gateway) -> None:
         client.describe_vpcs(Filters=[{"Name": "state", "Values": ["x"]}])
     assert code_of(error) == ("Unsupported", 501)
     assert "the member Filters of ec2:DescribeVpcs" in str(error.value)
+    assert gateway.event(id_of(error.value.response))["errorCode"] == "Client.Unsupported"
+    with pytest.raises(ClientError) as error:
+        client.describe_vpcs(VpcIds=["vpc-defect"])
+    assert code_of(error) == ("InternalError", 500)
+    assert gateway.event(id_of(error.value.response))["errorCode"] == "Server.InternalError"
 
 
 def test_what_is_not_built_is_refused_by_name(gateway: Gateway) -> None:

@@ -42,7 +42,14 @@ FORBIDDEN = "cluster-22222222222"
 TOKEN = "FwoGZXIvYXdzEXAMPLETOKEN=="
 
 sts = Service("sts", "sts", "sts.amazonaws.com", "sts", "AccessDenied", "NotImplemented")
-hsm = Service("cloudhsmv2", "cloudhsm", "cloudhsm.amazonaws.com", "cloudhsm", "CloudHsmAccessDeniedException")
+hsm = Service(
+    "cloudhsmv2",
+    "cloudhsm",
+    "cloudhsm.amazonaws.com",
+    "cloudhsm",
+    denied="CloudHsmAccessDeniedException",
+    failure="CloudHsmInternalFailureException",
+)
 ec2 = Service("ec2", "ec2", "ec2.amazonaws.com", "ec2", "UnauthorizedOperation", "Unsupported")
 secrets = Service("secretsmanager", "secretsmanager", "secretsmanager.amazonaws.com", "secretsmanager")
 
@@ -138,6 +145,8 @@ def describe_clusters(_call: Call, request: DescribeClustersRequest) -> dict[str
 
 @ec2.operation(DescribeVpcsRequest, Mode.READ)
 def describe_vpcs(_call: Call, request: DescribeVpcsRequest) -> dict[str, Any]:
+    if request.vpc_ids == ["vpc-defect"]:
+        raise ZeroDivisionError
     return {"Vpcs": [{"VpcId": vpc, "IsDefault": False} for vpc in request.vpc_ids or ["vpc-1"]]}
 
 

@@ -185,7 +185,7 @@ def test_a_write_whose_record_cannot_be_written_did_not_happen(tmp_path: Path) -
             recorder.failures = [ZeroDivisionError()]
             answer = await one.pipeline.handle(tag("a"))
             assert answer.status == 500
-            assert json.loads(answer.body)["__type"] == "InternalFailure"
+            assert json.loads(answer.body)["__type"] == "CloudHsmInternalFailureException"
             with one.database.read() as connection:
                 assert connection.execute(text("SELECT count(*) FROM tags")).scalar() == 0
 

@@ -85,7 +85,12 @@ def operation(request: type[Request], mode: Mode, access: AccessOf) -> Callable[
 def build(holds: CloudHsm) -> Service:
     """Return the service."""
     service = Service(
-        "cloudhsmv2", "cloudhsm", "cloudhsm.amazonaws.com", "cloudhsm", denied="CloudHsmAccessDeniedException"
+        "cloudhsmv2",
+        "cloudhsm",
+        "cloudhsm.amazonaws.com",
+        "cloudhsm",
+        denied="CloudHsmAccessDeniedException",
+        failure="CloudHsmInternalFailureException",
     )
     for one in _OPERATIONS:
         service.operation(one.request, one.mode, partial(one.access, holds), name=one.name)(partial(one.run, holds))

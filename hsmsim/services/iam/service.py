@@ -66,6 +66,7 @@ def build(directory: Directory) -> Service:
         "iam",
         denied="AccessDenied",
         unsupported="NotImplemented",
+        failure="ServiceFailure",
         region="us-east-1",
     )
     iam = Iam(directory)
