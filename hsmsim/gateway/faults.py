@@ -67,8 +67,8 @@ def translate(error: AwsError, protocol: Protocol) -> AwsError:
 def recorded(error: AwsError, model: ServiceModel, protocol: Protocol) -> str:
     """CloudTrail's errorCode of an error as it was told.
 
-    EC2's says whose fault it was, as Client.DryRunOperation does; where the model has the error, its name is recorded and
-    not the code on the wire: IAM's NoSuchEntity is NoSuchEntityException.
+    EC2's says whose fault it was, as Client.DryRunOperation does; where the model has the error, its name is recorded
+    and not the code on the wire: IAM's NoSuchEntity is NoSuchEntityException.
     """
     if protocol.name == "ec2":
         return f"{'Server' if error.code in _EC2_SERVER else 'Client'}.{error.code}"

@@ -168,7 +168,7 @@ def test_a_cluster_that_was_never_active_begins_again(sim: Simulator) -> None:
     hsm = sim.add(id_, "b")
     assert sim.cluster(id_)["Certificates"]["ClusterCsr"] != csr
     sim.initialize(id_)
-    with refused("CloudHsmInvalidRequestException", "CreateHsm needs a cluster that is UNINITIALIZED or ACTIVE"):
+    with refused("CloudHsmInvalidRequestException", f"Cluster '{id_}' already contains an HSM but has not yet been"):
         sim.client().create_hsm(ClusterId=id_, AvailabilityZone=f"{REGION}a")
     sim.remove(id_, hsm["HsmId"])
     assert sim.until(id_, "UNINITIALIZED")["Certificates"] == {}

@@ -88,7 +88,11 @@ def test_what_is_not_there(sim: Simulator, operation: str, members: dict[str, An
 @pytest.mark.parametrize(
     ("members", "code", "text"),
     [
-        ({"HsmType": "hsm9.medium"}, INVALID, "Available are: hsm1.medium, hsm2m.medium."),
+        (
+            {"HsmType": "hsm9.medium"},
+            INVALID,
+            "Provided HsmType is not supported. Available are: hsm1.medium, hsm2m.medium.",
+        ),
         ({"HsmType": "hsm1.medium", "Mode": "NON_FIPS"}, INVALID, "Clusters of hsm1.medium are in mode FIPS"),
         (
             {"SubnetIds": ["subnet-0123456789abcdef0"]},
@@ -199,7 +203,7 @@ def test_hsms_that_cannot_be(sim: Simulator, new: str, active: str) -> None:
     with refused(INVALID, "HSMs of a cluster can be 2 at most"):
         api.create_hsm(ClusterId=active, AvailabilityZone=f"{REGION}a")
     first = sim.add(new)
-    with refused(INVALID, f"{new} gets its second HSM once it is ACTIVE."):
+    with refused(INVALID, f"Cluster '{new}' already contains an HSM but has not yet been fully activated"):
         api.create_hsm(ClusterId=new, AvailabilityZone=f"{REGION}b")
     other = sim.create()
     with refused(INVALID, "HSMs of an account in a region can be 3 at most"):

@@ -132,10 +132,15 @@ class Simulator:
 
     # ---- clients -------------------------------------------------------------------------------------------------
 
+    @property
+    def root(self) -> dict[str, str]:
+        """The root user's keys."""
+        kept = json.loads((self.fleet.places.home / "root-key.json").read_text())
+        return {"AccessKeyId": kept["access_key_id"], "SecretAccessKey": kept["secret_access_key"]}
+
     def client(self, service: str = "cloudhsmv2", keys: dict[str, str] | None = None, region: str = REGION) -> Any:
         """boto3 with these keys, or root's."""
-        kept = json.loads((self.fleet.places.home / "root-key.json").read_text())
-        keys = keys or {"AccessKeyId": kept["access_key_id"], "SecretAccessKey": kept["secret_access_key"]}
+        keys = keys or self.root
         return boto3.client(
             service,
             endpoint_url=self.url,

@@ -350,6 +350,13 @@ def test_the_message_is_spelt_as_the_shape_has_it(service: str, code: str, spelt
     }
 
 
+def test_an_error_in_cbor_is_named_by_its_shape_id() -> None:
+    known = ALL["smithy-rpc-v2-cbor"].fail(load("cloudhsmv2"), AwsError("CloudHsmTagException", "Why."), "id")
+    assert cbor.decode(known.body) == {"__type": "com.amazonaws.cloudhsmv2#CloudHsmTagException", "Message": "Why."}
+    common = ALL["smithy-rpc-v2-cbor"].fail(load("cloudhsmv2"), AwsError("ValidationException", "Why."), "id")
+    assert cbor.decode(common.body) == {"__type": "ValidationException", "message": "Why."}
+
+
 def test_errors_of_query_and_ec2() -> None:
     query = ALL["query"].fail(load("iam"), AwsError("NoSuchEntity", "No <user>.", 404), "id").body.decode()
     assert query == (

@@ -74,18 +74,21 @@ def respond_cbor(
 def fail_json(model: ServiceModel, error: AwsError, request_id: str) -> HttpResponse:
     """Answer with an error: its shape's members and spelling where the model has it."""
     headers = [*_json_headers(model, request_id), ("x-amzn-ErrorType", error.code)]
-    return HttpResponse(error.status, headers, _encode(_error(model.exception(error.code), error, tree.JSON)))
-
-
-def fail_cbor(model: ServiceModel, error: AwsError, request_id: str) -> HttpResponse:
-    """Answer with an error."""
+    shape = model.exception(error.code)
     return HttpResponse(
-        error.status, _cbor_headers(request_id), cbor.encode(_error(model.exception(error.code), error, tree.CBOR))
+        error.status, headers, _encode(_error(shape.name if shape else error.code, shape, error, tree.JSON))
     )
 
 
-def _error(shape: Shape | None, error: AwsError, dialect: tree.Dialect) -> dict[str, Any]:
-    body: dict[str, Any] = {"__type": shape.name if shape else error.code}
+def fail_cbor(model: ServiceModel, error: AwsError, request_id: str) -> HttpResponse:
+    """Answer with an error: "a body field named __type [...] MUST contain the error's Shape ID", with its namespace."""
+    shape = model.exception(error.code)
+    type_ = f"com.amazonaws.{model.name}#{shape.name}" if shape else error.code
+    return HttpResponse(error.status, _cbor_headers(request_id), cbor.encode(_error(type_, shape, error, tree.CBOR)))
+
+
+def _error(type_: str, shape: Shape | None, error: AwsError, dialect: tree.Dialect) -> dict[str, Any]:
+    body: dict[str, Any] = {"__type": type_}
     members = shape.members if shape else {}
     spelt = "Message" if "Message" in members or (not shape and error.code in _CAPITAL) else "message"
     text = str(error)

@@ -1,4 +1,8 @@
-"""What CloudHSM allows and shows: states, limits, and the sentences of its errors (AWS documents none of these)."""
+"""What CloudHSM allows and shows: states, limits, and the sentences of its errors.
+
+AWS documents none of these. Two are known from users, who quote them: of the HSM type, and of the second HSM (issue 7437
+of hashicorp/terraform-provider-aws); they are AWS's, and then say what to do.
+"""
 
 from __future__ import annotations
 
@@ -27,12 +31,11 @@ PORTS: Final = (2223, 2225)
 class Unverified:
     """What no source that we read says of AWS; change it here.
 
-    second_hsm_waits: CreateHsm of another HSM is refused until the cluster is ACTIVE. shows_update: a cluster that
-    gains or loses an HSM shows UPDATE_IN_PROGRESS. shown_s: how long what is DELETED is still described. quota: the
-    code of the error where a quota is reached (the model lists no better one for CreateCluster and CreateHsm).
+    shows_update: a cluster that gains or loses an HSM shows UPDATE_IN_PROGRESS. shown_s: how long what is DELETED is
+    still described. quota: the code of the error where a quota is reached (the model lists no better one for
+    CreateCluster and CreateHsm).
     """
 
-    second_hsm_waits: bool = True
     shows_update: bool = False
     shown_s: float = DAY_S
     quota: str = "CloudHsmInvalidRequestException"
@@ -124,7 +127,7 @@ def retention_days(kind: str | None, value: str | None) -> int:
 def mode_of(hsm_type: str, wanted: str | None, source: Backup | None) -> str:
     """Return the mode of a new cluster: the one asked for, the backup's, or FIPS."""
     if hsm_type not in MODES_OF:
-        raise invalid(f"The HSM type {hsm_type} is not available. Available are: {', '.join(MODES_OF)}.")
+        raise invalid(f"Provided HsmType is not supported. Available are: {', '.join(MODES_OF)}.")
     mode = wanted or (source.mode if source else FIPS)
     if source is not None and mode != source.mode:
         raise invalid(f"{source.id} is of a cluster in mode {source.mode}; it cannot become one in mode {mode}.")
@@ -187,17 +190,20 @@ def check_migration(cluster: Cluster, hsms: Sequence[Hsm], hsm_type: str, now: f
 
 # ---- HSMs ------------------------------------------------------------------------------------------------------------
 
+_NOT_ACTIVATED: Final = {ClusterState.UNINITIALIZED, ClusterState.INITIALIZE_IN_PROGRESS, ClusterState.INITIALIZED}
+
 
 def check_create_hsm(cluster: Cluster, hsms: Sequence[Hsm], zone: str, in_region: int, quotas: Quotas) -> None:
     """Refuse an HSM that the cluster cannot have now."""
+    if hsms and cluster.state in _NOT_ACTIVATED:
+        raise invalid(
+            f"Cluster '{cluster.id}' already contains an HSM but has not yet been fully activated. Initialize and "
+            "activate it first."
+        )
     states = [ClusterState.UNINITIALIZED, ClusterState.ACTIVE]
-    if not UNVERIFIED.second_hsm_waits:
-        states.append(ClusterState.INITIALIZED)
     if UNVERIFIED.shows_update:
         states.append(ClusterState.UPDATE_IN_PROGRESS)
     check_state(cluster, hsms, "CreateHsm", *states)
-    if cluster.state is ClusterState.UNINITIALIZED and hsms:
-        raise invalid(f"{cluster.id} gets its second HSM once it is ACTIVE. Initialize and activate it first.")
     if zone not in cluster.subnets:
         raise invalid(f"{cluster.id} has no subnet in {zone}. It has: {', '.join(sorted(cluster.subnets))}.")
     if in_region >= quotas.hsms:
