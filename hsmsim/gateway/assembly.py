@@ -51,7 +51,7 @@ def build(ports: Ports) -> Parts:
 
 def build_cloudhsm(ports: Ports, directory: Directory) -> tuple[Service, Worker]:
     """CloudHSM, and what makes HSM processes follow its rows."""
-    settings = cloudhsm_rules.settings(ports.time_scale, ports.quotas)
+    settings = cloudhsm_rules.settings(ports.time_scale, ports.quotas, ports.unverified)
     network = ec2.network(ports.clock, ports.ids)
     service = cloudhsm.build(cloudhsm.CloudHsm(network, LinkedRoles(directory), settings, ports.wake))
     worker = Worker(ports.database, ports.writer, ports.clock, ports.ids, ports.fleet, network, settings)

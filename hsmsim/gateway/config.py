@@ -29,8 +29,9 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     one, null none. certificate, key: PEM files, for tls_port. ready: a file that is written, with the ports, when the
     gateway listens. clock: the simulated clock's file; without one simulated time is real time. fleet: the socket of
     the fleet's daemon. time_scale: how much of AWS's time a transition takes (0: none, 1: all of it). quotas: limits of
-    an account that are other than AWS's defaults, by the names that the services document. events: CloudTrail
-    events that are kept at most, the newest ones; a thousand take about 1.3 MB.
+    an account that are other than AWS's defaults, by the names that the services document. unverified: decisions where
+    nobody wrote down what AWS does, to be taken otherwise, by such names (services.cloudhsm.model.Unverified). events:
+    CloudTrail events that are kept at most, the newest ones; a thousand take about 1.3 MB.
     """
 
     home: Path
@@ -49,6 +50,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     fleet: Path | None = None
     time_scale: Annotated[float, msgspec.Meta(ge=0, le=1000)] = 0.0
     quotas: dict[str, Annotated[int, msgspec.Meta(ge=0)]] = {}
+    unverified: dict[str, bool | float | str] = {}
 
     @classmethod
     def read(cls, path: Path) -> Self:

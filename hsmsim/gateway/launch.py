@@ -183,6 +183,7 @@ def _config(places: Places, options: Options) -> GatewayConfig:
         fleet=places.fleet_socket,
         time_scale=chosen("time_scale", 0.0),
         quotas=kept.get("quotas", {}),
+        unverified=kept.get("unverified", {}),
     )
 
 

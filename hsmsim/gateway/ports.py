@@ -81,6 +81,8 @@ class Ports:
     """How much of AWS's time a transition takes: 0 none, 1 all of it."""
     quotas: Mapping[str, int] = field(default_factory=dict)
     """Limits of an account that are other than AWS's defaults."""
+    unverified: Mapping[str, bool | float | str] = field(default_factory=dict)
+    """Decisions of services where AWS's are not known, that are to be taken otherwise."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

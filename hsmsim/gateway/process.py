@@ -102,6 +102,7 @@ def make_ports(
         fleet=SocketFleet(config.fleet) if config.fleet else NoFleet(),
         time_scale=config.time_scale,
         quotas=config.quotas,
+        unverified=config.unverified,
         events=config.events,
     )
 

@@ -22,6 +22,7 @@ from hsmsim.services.cloudhsm.model import (
     Scene,
     Seen,
     Settings,
+    Unverified,
 )
 from hsmsim.services.cloudhsm.plan import Do, Step, next_due, next_step
 
@@ -242,8 +243,32 @@ def test_when_something_is_due_again() -> None:
 )
 def test_states_that_are_shown(states: list[str], shown: ClusterState) -> None:
     hsms = [hsm(str(number), HsmState(state)) for number, state in enumerate(states)]
-    assert rules.shown_state(cluster(), hsms) is shown
-    assert rules.shown_state(cluster(C.INITIALIZED), hsms) is C.INITIALIZED
+    assert rules.shown_state(cluster(), hsms, Unverified()) is shown
+    assert rules.shown_state(cluster(C.INITIALIZED), hsms, Unverified()) is C.INITIALIZED
+
+
+@pytest.mark.parametrize(
+    ("states", "shown"),
+    [
+        (["ACTIVE"], C.ACTIVE),
+        (["ACTIVE", "CREATE_IN_PROGRESS"], C.UPDATE_IN_PROGRESS),
+        (["ACTIVE", "DELETE_IN_PROGRESS"], C.UPDATE_IN_PROGRESS),
+        (["CREATE_IN_PROGRESS"], C.UPDATE_IN_PROGRESS),
+        (["DEGRADED", "CREATE_IN_PROGRESS"], C.DEGRADED),
+    ],
+)
+def test_a_cluster_that_changes_may_show_it(states: list[str], shown: ClusterState) -> None:
+    hsms = [hsm(str(number), HsmState(state)) for number, state in enumerate(states)]
+    showing = Unverified(shows_update=True)
+    assert rules.shown_state(cluster(), hsms, showing) is shown
+    assert rules.shown_state(cluster(C.MODIFY_IN_PROGRESS), hsms, showing) is C.MODIFY_IN_PROGRESS
+
+
+def test_what_is_deleted_is_shown_for_a_while() -> None:
+    assert rules.is_shown(0, NOW, Unverified(shown_s=0))
+    assert rules.is_shown(NOW, NOW + DAY_S - 1, Unverified())
+    assert not rules.is_shown(NOW, NOW + DAY_S, Unverified())
+    assert not rules.is_shown(NOW, NOW, Unverified(shown_s=0))
 
 
 def test_what_a_cluster_without_hsms_grows_from() -> None:
@@ -275,7 +300,28 @@ def test_a_type_changes_forward_and_back_for_a_day() -> None:
             rules.check_migration(whole, [hsm("a")], "hsm1.medium", NOW)
 
 
-def test_quotas_are_named() -> None:
-    assert rules.settings(0.5, {"cloudhsm.hsms": 9, "kms.keys": 1}) == Settings(0.5, Quotas(hsms=9))
+@pytest.mark.parametrize("code", ["CloudHsmInvalidRequestException", "CloudHsmServiceException"])
+def test_the_quotas(code: str) -> None:
+    few = Settings(quotas=Quotas(clusters=1, hsms=2, hsms_per_cluster=1), unverified=Unverified(quota=code))
+    rules.check_cluster_quota(0, few)
+    for refused in (
+        lambda: rules.check_cluster_quota(1, few),
+        lambda: rules.check_create_hsm(cluster(), [], "eu-west-1a", 2, few),
+        lambda: rules.check_create_hsm(cluster(), [hsm("a")], "eu-west-1a", 1, few),
+    ):
+        with pytest.raises(AwsError, match="The quota is reached") as error:
+            refused()
+        assert error.value.code == code
+
+
+def test_settings_are_named() -> None:
+    found = rules.settings(0.5, {"cloudhsm.hsms": 9, "kms.keys": 1}, {"cloudhsm.shown_s": 60, "kms.x": "y"})
+    assert found == Settings(0.5, Quotas(hsms=9), Unverified(shown_s=60.0))
     with pytest.raises(HsmsimError, match=r"no quota cloudhsm\.hsm\. There are: clusters, hsms, hsms_per_cluster"):
-        rules.settings(0, {"cloudhsm.hsm": 1})
+        rules.settings(0, {"cloudhsm.hsm": 1}, {})
+    with pytest.raises(
+        HsmsimError, match=r"no unverified decision cloudhsm\.x\. There are: shows_update, shown_s, quota"
+    ):
+        rules.settings(0, {}, {"cloudhsm.x": True})
+    with pytest.raises(HsmsimError, match=r"wrong type: Expected `bool`, got `str` - at `\$\.shows_update`"):
+        rules.settings(0, {}, {"cloudhsm.shows_update": "yes"})

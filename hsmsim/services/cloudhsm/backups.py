@@ -67,7 +67,7 @@ class PutResourcePolicy(Request, frozen=True):
 
 
 @operation(DescribeBackups, Mode.READ, everywhere)
-def describe_backups(_holds: CloudHsm, call: Call, request: DescribeBackups) -> Response:
+def describe_backups(holds: CloudHsm, call: Call, request: DescribeBackups) -> Response:
     """DescribeBackups, the newest first unless asked otherwise."""
     if request.shared:
         raise rules.unsupported("Shared of cloudhsm:DescribeBackups: backups are not shared across accounts")
@@ -76,7 +76,7 @@ def describe_backups(_holds: CloudHsm, call: Call, request: DescribeBackups) -> 
     found = [
         one
         for one in store.backups(call.tx, *store.of(store.BACKUPS, call.account, call.region))
-        if (one.state is not BackupState.DELETED or rules.is_shown(one.delete_at, now))
+        if (one.state is not BackupState.DELETED or rules.is_shown(one.delete_at, now, holds.settings.unverified))
         and _wanted(one, request.filters)
     ]
     ordered = found if request.sort_ascending else found[::-1]

@@ -17,6 +17,7 @@ from hsmsim.services.cloudhsm.model import (
     ClusterState,
     Hsm,
     HsmState,
+    Unverified,
 )
 from hsmsim.services.cloudhsm.service import (
     CloudHsm,
@@ -146,7 +147,7 @@ def create_cluster(holds: CloudHsm, call: Call, request: CreateCluster) -> Respo
     mode = rules.mode_of(request.hsm_type, request.mode, source)
     if source is not None:
         rules.check_source(source, request.hsm_type)
-    rules.check_cluster_quota(store.count_clusters(call.tx, call.account, call.region), holds.settings.quotas)
+    rules.check_cluster_quota(store.count_clusters(call.tx, call.account, call.region), holds.settings)
     tags = rules.check_tags(pairs(request.tag_list), {})
     holds.roles.ensure(call, SERVICE)
     id_ = fresh_id(call, "cluster")
@@ -179,7 +180,7 @@ def create_cluster(holds: CloudHsm, call: Call, request: CreateCluster) -> Respo
     store.add_cluster(call.tx, new)
     store.set_tags(call.tx, id_, tags)
     holds.follow(call)
-    return {"Cluster": views.cluster(new, (), tags, now)}
+    return {"Cluster": views.cluster(new, (), tags, now, holds.settings.unverified)}
 
 
 def _placed(holds: CloudHsm, call: Call, cluster_id: str, subnets: list[str]) -> tuple[str, dict[str, str], str]:
@@ -201,7 +202,7 @@ def create_hsm(holds: CloudHsm, call: Call, request: CreateHsm) -> Response:
     """CreateHsm."""
     cluster, hsms = need_cluster(call, request.cluster_id)
     in_region = store.count_hsms(call.tx, call.account, call.region)
-    rules.check_create_hsm(cluster, hsms, request.availability_zone, in_region, holds.settings.quotas)
+    rules.check_create_hsm(cluster, hsms, request.availability_zone, in_region, holds.settings)
     own = store.backups(call.tx, store.BACKUPS.c.cluster == cluster.id)
     image = rules.source_of(cluster, hsms, own, store.backup(call.tx, cluster.source_backup))
     id_ = fresh_id(call, "hsm")
@@ -236,18 +237,19 @@ def create_hsm(holds: CloudHsm, call: Call, request: CreateHsm) -> Response:
 
 
 @operation(DescribeClusters, Mode.READ, everywhere)
-def describe_clusters(_holds: CloudHsm, call: Call, request: DescribeClusters) -> Response:
+def describe_clusters(holds: CloudHsm, call: Call, request: DescribeClusters) -> Response:
     """DescribeClusters; ids that are not there are no error."""
     rules.check_filters(request.filters, CLUSTER_FILTERS)
-    now = call.clock.time()
+    now, unverified = call.clock.time(), holds.settings.unverified
     members = _members(call)
     found = [
         one
         for one in store.clusters(call.tx, *store.of(store.CLUSTERS, call.account, call.region))
-        if rules.is_shown(one.ended, now) and _wanted(one, members.get(one.id, ()), request.filters)
+        if rules.is_shown(one.ended, now, unverified)
+        and _wanted(one, members.get(one.id, ()), request.filters, unverified)
     ]
     taken, token = page(found, lambda one: one.id, request.next_token, request.max_results)
-    shown = [views.cluster(one, members.get(one.id, ()), store.tags(call.tx, one.id), now) for one in taken]
+    shown = [views.cluster(one, members.get(one.id, ()), store.tags(call.tx, one.id), now, unverified) for one in taken]
     return {"Clusters": shown, **({"NextToken": token} if token else {})}
 
 
@@ -259,13 +261,15 @@ def _members(call: Call) -> dict[str, list[Hsm]]:
     return found
 
 
-def _wanted(cluster: Cluster, hsms: Iterable[Hsm], filters: dict[str, list[str]]) -> bool:
-    values = {"clusterIds": cluster.id, "vpcIds": cluster.vpc, "states": rules.shown_state(cluster, hsms).value}
+def _wanted(cluster: Cluster, hsms: Iterable[Hsm], filters: dict[str, list[str]], unverified: Unverified) -> bool:
+    state = rules.shown_state(cluster, hsms, unverified)
+    values = {"clusterIds": cluster.id, "vpcIds": cluster.vpc, "states": state.value}
     return all(values[name] in wanted for name, wanted in filters.items())
 
 
-def _shown(call: Call, cluster: Cluster, hsms: Iterable[Hsm]) -> dict[str, Any]:
-    return {"Cluster": views.cluster(cluster, hsms, store.tags(call.tx, cluster.id), call.clock.time())}
+def _shown(holds: CloudHsm, call: Call, cluster: Cluster, hsms: Iterable[Hsm]) -> dict[str, Any]:
+    tags, now = store.tags(call.tx, cluster.id), call.clock.time()
+    return {"Cluster": views.cluster(cluster, hsms, tags, now, holds.settings.unverified)}
 
 
 # ---- changing --------------------------------------------------------------------------------------------------------
@@ -312,7 +316,7 @@ def modify_cluster(holds: CloudHsm, call: Call, request: ModifyCluster) -> Respo
     if request.hsm_type is not None:
         cluster = _migrate(holds, call, cluster, hsms, request.hsm_type)
     holds.follow(call)
-    return _shown(call, cluster, store.hsms_of(call.tx, cluster.id))
+    return _shown(holds, call, cluster, store.hsms_of(call.tx, cluster.id))
 
 
 def _migrate(holds: CloudHsm, call: Call, cluster: Cluster, hsms: list[Hsm], hsm_type: str) -> Cluster:
@@ -350,4 +354,4 @@ def delete_cluster(holds: CloudHsm, call: Call, request: OfCluster) -> Response:
         due=holds.due(call, "DeleteCluster"),
     )
     holds.follow(call)
-    return _shown(call, changed, ())
+    return _shown(holds, call, changed, ())

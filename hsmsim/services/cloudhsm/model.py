@@ -186,8 +186,23 @@ class Quotas:
 
 
 @dataclass(frozen=True, slots=True)
+class Unverified:
+    """What no source that we read says of AWS: a decision that a client could trip over, so it can be taken otherwise.
+
+    shows_update: a cluster that gains or loses an HSM shows UPDATE_IN_PROGRESS. shown_s: how long what is DELETED is
+    still described. quota: the code of the error where a quota is reached (the model lists no better one for
+    CreateCluster and CreateHsm).
+    """
+
+    shows_update: bool = False
+    shown_s: float = DAY_S
+    quota: str = "CloudHsmInvalidRequestException"
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """time_scale: the part of AWS's real time that a transition takes."""
 
     time_scale: float = 0.0
     quotas: Quotas = field(default_factory=Quotas)
+    unverified: Unverified = field(default_factory=Unverified)

@@ -1,16 +1,27 @@
 """What CloudHSM allows and shows: states, limits, and the sentences of its errors.
 
-AWS documents none of these. Two are known from users, who quote them: of the HSM type, and of the second HSM (issue 7437
-of hashicorp/terraform-provider-aws); they are AWS's, and then say what to do.
+AWS documents none of these. Two are known from users, who quote them: of the HSM type, and of the second HSM (issue
+7437 of hashicorp/terraform-provider-aws); they are AWS's, and then say what to do.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Final
+from dataclasses import fields
+from typing import TYPE_CHECKING, Final, TypeVar
+
+import msgspec
 
 from hsmsim.errors import AwsError, HsmsimError
-from hsmsim.services.cloudhsm.model import DAY_S, BackupState, Cluster, ClusterState, Hsm, HsmState, Quotas, Settings
+from hsmsim.services.cloudhsm.model import (
+    BackupState,
+    Cluster,
+    ClusterState,
+    Hsm,
+    HsmState,
+    Quotas,
+    Settings,
+    Unverified,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -27,21 +38,8 @@ LATEST_TYPE: Final = "hsm2m.medium"
 PORTS: Final = (2223, 2225)
 
 
-@dataclass(frozen=True, slots=True)
-class Unverified:
-    """What no source that we read says of AWS; change it here.
-
-    shows_update: a cluster that gains or loses an HSM shows UPDATE_IN_PROGRESS. shown_s: how long what is DELETED is
-    still described. quota: the code of the error where a quota is reached (the model lists no better one for
-    CreateCluster and CreateHsm).
-    """
-
-    shows_update: bool = False
-    shown_s: float = DAY_S
-    quota: str = "CloudHsmInvalidRequestException"
-
-
-UNVERIFIED: Final = Unverified()
+_PREFIX: Final = "cloudhsm."
+_Named = TypeVar("_Named", Quotas, Unverified)
 
 DURATION_S: Final[Mapping[str, float]] = {
     "CreateCluster": 60.0,
@@ -55,14 +53,24 @@ DURATION_S: Final[Mapping[str, float]] = {
 """What AWS takes, about; migration by HSM ("about 30 minutes per HSM" in AWS's guide)."""
 
 
-def settings(time_scale: float, quotas: Mapping[str, int]) -> Settings:
-    """Return the service's settings, given quotas by names like cloudhsm.clusters; HsmsimError for one there is not."""
-    own = {name.removeprefix("cloudhsm."): value for name, value in quotas.items() if name.startswith("cloudhsm.")}
-    known = [one.name for one in fields(Quotas)]
+def settings(time_scale: float, quotas: Mapping[str, object], unverified: Mapping[str, object]) -> Settings:
+    """Return the service's settings; quotas and unverified have those of other services, too, by cloudhsm.NAME.
+
+    HsmsimError for a name that there is not, or a value of the wrong type.
+    """
+    return Settings(time_scale, _own("quota", quotas, Quotas), _own("unverified decision", unverified, Unverified))
+
+
+def _own(what: str, given: Mapping[str, object], type_: type[_Named]) -> _Named:
+    own = {name.removeprefix(_PREFIX): value for name, value in given.items() if name.startswith(_PREFIX)}
+    known = [one.name for one in fields(type_)]
     for name in own:
         if name not in known:
-            raise HsmsimError(f"There is no quota cloudhsm.{name}. There are: {', '.join(known)}.")
-    return Settings(time_scale, Quotas(**own))
+            raise HsmsimError(f"There is no {what} {_PREFIX}{name}. There are: {', '.join(known)}.")
+    try:
+        return msgspec.convert(own, type_)
+    except msgspec.ValidationError as error:
+        raise HsmsimError(f"A {what} of CloudHSM has the wrong type: {error}.") from error
 
 
 # ---- errors ----------------------------------------------------------------------------------------------------------
@@ -83,33 +91,39 @@ def unsupported(what: str) -> AwsError:
     return AwsError("NotImplementedException", f"hsmsim does not support {what}.", 501)
 
 
-def _quota(what: str, limit: int) -> AwsError:
-    return AwsError(UNVERIFIED.quota, f"The quota is reached: {what} can be {limit} at most.")
+def _quota(settings: Settings, what: str, limit: int) -> AwsError:
+    return AwsError(settings.unverified.quota, f"The quota is reached: {what} can be {limit} at most.")
 
 
 # ---- clusters --------------------------------------------------------------------------------------------------------
 
 
-def shown_state(cluster: Cluster, hsms: Iterable[Hsm]) -> ClusterState:
-    """Return the state that clients see: an active cluster of HSMs of which none serves is DEGRADED."""
-    if cluster.state is not ClusterState.ACTIVE:
-        return cluster.state
+def state_of(cluster: Cluster, hsms: Iterable[Hsm]) -> ClusterState:
+    """Return the state that decides what is allowed: an active cluster of HSMs of which none serves is DEGRADED."""
     states = {hsm.state for hsm in hsms}
-    if HsmState.DEGRADED in states and HsmState.ACTIVE not in states:
+    if cluster.state is ClusterState.ACTIVE and HsmState.DEGRADED in states and HsmState.ACTIVE not in states:
         return ClusterState.DEGRADED
-    if UNVERIFIED.shows_update and states & {HsmState.CREATE_IN_PROGRESS, HsmState.DELETE_IN_PROGRESS}:
+    return cluster.state
+
+
+def shown_state(cluster: Cluster, hsms: Iterable[Hsm], unverified: Unverified) -> ClusterState:
+    """Return the state that clients see."""
+    listed = list(hsms)
+    state, states = state_of(cluster, listed), {hsm.state for hsm in listed}
+    changes = states & {HsmState.CREATE_IN_PROGRESS, HsmState.DELETE_IN_PROGRESS}
+    if unverified.shows_update and changes and state is ClusterState.ACTIVE:
         return ClusterState.UPDATE_IN_PROGRESS
-    return ClusterState.ACTIVE
+    return state
 
 
-def is_shown(ended: float, now: float) -> bool:
+def is_shown(ended: float, now: float, unverified: Unverified) -> bool:
     """Return whether what ended then (0: not yet) is still described."""
-    return ended == 0 or now < ended + UNVERIFIED.shown_s
+    return ended == 0 or now < ended + unverified.shown_s
 
 
 def check_state(cluster: Cluster, hsms: Iterable[Hsm], operation: str, *allowed: ClusterState) -> None:
     """Refuse an operation that the cluster's state does not allow."""
-    state = shown_state(cluster, hsms)
+    state = state_of(cluster, hsms)
     if state not in allowed:
         names = " or ".join(allowed)
         raise invalid(f"{operation} needs a cluster that is {names}; {cluster.id} is {state}.")
@@ -144,10 +158,11 @@ def check_source(source: Backup, hsm_type: str) -> None:
         raise invalid(f"A backup of {source.hsm_type} cannot be restored to {hsm_type}.")
 
 
-def check_cluster_quota(count: int, quotas: Quotas) -> None:
+def check_cluster_quota(count: int, settings: Settings) -> None:
     """Refuse one cluster more than there may be."""
-    if count >= quotas.clusters:
-        raise _quota("clusters of an account in a region", quotas.clusters)
+    limit = settings.quotas.clusters
+    if count >= limit:
+        raise _quota(settings, "clusters of an account in a region", limit)
 
 
 def subnet_mapping(subnets: Sequence[tuple[str, str, str]]) -> tuple[str, dict[str, str]]:
@@ -193,23 +208,21 @@ def check_migration(cluster: Cluster, hsms: Sequence[Hsm], hsm_type: str, now: f
 _NOT_ACTIVATED: Final = {ClusterState.UNINITIALIZED, ClusterState.INITIALIZE_IN_PROGRESS, ClusterState.INITIALIZED}
 
 
-def check_create_hsm(cluster: Cluster, hsms: Sequence[Hsm], zone: str, in_region: int, quotas: Quotas) -> None:
+def check_create_hsm(cluster: Cluster, hsms: Sequence[Hsm], zone: str, in_region: int, settings: Settings) -> None:
     """Refuse an HSM that the cluster cannot have now."""
     if hsms and cluster.state in _NOT_ACTIVATED:
         raise invalid(
             f"Cluster '{cluster.id}' already contains an HSM but has not yet been fully activated. Initialize and "
             "activate it first."
         )
-    states = [ClusterState.UNINITIALIZED, ClusterState.ACTIVE]
-    if UNVERIFIED.shows_update:
-        states.append(ClusterState.UPDATE_IN_PROGRESS)
-    check_state(cluster, hsms, "CreateHsm", *states)
+    check_state(cluster, hsms, "CreateHsm", ClusterState.UNINITIALIZED, ClusterState.ACTIVE)
     if zone not in cluster.subnets:
         raise invalid(f"{cluster.id} has no subnet in {zone}. It has: {', '.join(sorted(cluster.subnets))}.")
+    quotas = settings.quotas
     if in_region >= quotas.hsms:
-        raise _quota("HSMs of an account in a region", quotas.hsms)
+        raise _quota(settings, "HSMs of an account in a region", quotas.hsms)
     if len(hsms) >= quotas.hsms_per_cluster:
-        raise _quota("HSMs of a cluster", quotas.hsms_per_cluster)
+        raise _quota(settings, "HSMs of a cluster", quotas.hsms_per_cluster)
 
 
 def source_of(cluster: Cluster, hsms: Sequence[Hsm], own: Sequence[Backup], source: Backup | None) -> str:
@@ -240,8 +253,6 @@ def chosen_hsm(hsms: Sequence[Hsm], hsm_id: str | None, eni: str | None, ip: str
 def check_delete_hsm(cluster: Cluster, hsms: Sequence[Hsm], hsm: Hsm) -> None:
     """Refuse to delete an HSM while something happens to its cluster. One that does not come up may be deleted."""
     states = [ClusterState.UNINITIALIZED, ClusterState.INITIALIZED, ClusterState.ACTIVE, ClusterState.DEGRADED]
-    if UNVERIFIED.shows_update:
-        states.append(ClusterState.UPDATE_IN_PROGRESS)
     check_state(cluster, hsms, "DeleteHsm", *states)
     if hsm.state is HsmState.DELETE_IN_PROGRESS:
         raise invalid(f"{hsm.id} is being deleted already.")

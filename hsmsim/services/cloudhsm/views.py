@@ -12,7 +12,7 @@ from hsmsim.services.cloudhsm.service import tag_list
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from hsmsim.services.cloudhsm.model import Backup, Certificates, Cluster, Hsm
+    from hsmsim.services.cloudhsm.model import Backup, Certificates, Cluster, Hsm, Unverified
 
 
 def stamp(seconds: float) -> datetime:
@@ -20,7 +20,9 @@ def stamp(seconds: float) -> datetime:
     return datetime.fromtimestamp(seconds, UTC)
 
 
-def cluster(found: Cluster, hsms: Iterable[Hsm], tags: Mapping[str, str], now: float) -> dict[str, Any]:
+def cluster(
+    found: Cluster, hsms: Iterable[Hsm], tags: Mapping[str, str], now: float, unverified: Unverified
+) -> dict[str, Any]:
     """Return a Cluster."""
     listed = list(hsms)
     members = {
@@ -33,7 +35,7 @@ def cluster(found: Cluster, hsms: Iterable[Hsm], tags: Mapping[str, str], now: f
         "HsmTypeRollbackExpiration": stamp(found.rollback_until) if found.rollback_until > now else None,
         "SecurityGroup": found.group,
         "SourceBackupId": found.source_backup,
-        "State": rules.shown_state(found, listed).value,
+        "State": rules.shown_state(found, listed, unverified).value,
         "StateMessage": found.message,
         "SubnetMapping": dict(found.subnets),
         "VpcId": found.vpc,
