@@ -12,13 +12,11 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support.aws_cli import Aws
 from support.aws_values import botocore_model
-from support.cloudhsm import ACCOUNT, REGION, Simulator, signed, simulator
+from support.cloudhsm import ACCOUNT, NO_BACKUP, NO_CLUSTER, REGION, Simulator, signed, simulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
-
-NO_CLUSTER, NO_BACKUP = "cluster-aaaaaaaaaaa", "backup-aaaaaaaaaaa"
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, Any
 import boto3
 import botocore.session
 import pytest
+from botocore import xform_name
 from support.aws_cli import Aws
-from support.cloudhsm import ONCE, REGION, Simulator, refused, simulator
+from support.cloudhsm import NO_BACKUP, NOWHERE, ONCE, REGION, Simulator, refused, simulator
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,30 +120,37 @@ def test_pages(sim: Simulator, api: Any) -> None:
     assert sim.client().list_tags(ResourceId=id_, NextToken=token)["TagList"] == tags[49:]
 
 
+def test_every_operation_needs_its_right_and_what_it_is_about(sim: Simulator, models: Path, api: Any) -> None:
+    asked = {**NOWHERE, "describe_clusters": {}, "describe_backups": {}}
+    unbuilt = {"copy_backup_to_region"}
+    assert asked.keys() | unbuilt == {xform_name(name) for name in api.meta.service_model.operation_names}
+    iam = sim.client("iam")
+    iam.create_user(UserName="ann")
+    ann = client(sim, models, iam.create_access_key(UserName="ann")["AccessKey"])
+    for operation, members in asked.items():
+        action = api.meta.method_to_api_mapping[operation]
+        with refused("CloudHsmAccessDeniedException", f"is not authorized to perform: cloudhsm:{action}"):
+            getattr(ann, operation)(**members)
+        if operation in NOWHERE:
+            with refused("CloudHsmResourceNotFoundException", " not found."):
+                getattr(api, operation)(**members)
+
+
 def test_errors(sim: Simulator, models: Path, api: Any) -> None:
-    missing = "cluster-aaaaaaaaaaa"
-    with refused("CloudHsmResourceNotFoundException", f"Cluster {missing} not found."):
-        api.delete_cluster(ClusterId=missing)
     with pytest.raises(api.exceptions.CloudHsmInvalidRequestException, match=r"There is no filter names\."):
         api.describe_clusters(Filters={"names": ["x"]})
     with refused("ValidationException", "less than or equal to 25"):
         api.describe_clusters(MaxResults=26)
     with refused("NotImplementedException", "cloudhsm:CopyBackupToRegion", 501):
-        api.copy_backup_to_region(DestinationRegion="us-east-1", BackupId="backup-aaaaaaaaaaa")
+        api.copy_backup_to_region(DestinationRegion="us-east-1", BackupId=NO_BACKUP)
     with refused("InvalidSignatureException", "The request signature we calculated does not match"):
         client(sim, models, sim.root | {"SecretAccessKey": "wrong"}).describe_clusters()
-    iam = sim.client("iam")
-    iam.create_user(UserName="ann")
-    ann = client(sim, models, iam.create_access_key(UserName="ann")["AccessKey"])
-    with refused("CloudHsmAccessDeniedException", "is not authorized to perform: cloudhsm:DescribeClusters"):
-        ann.describe_clusters()
 
 
 def test_the_cli_in_cbor(sim: Simulator, models: Path) -> None:
     aws = Aws(sim.url, sim.root, REGION, {"AWS_DATA_PATH": str(models)})
-    missing = "backup-aaaaaaaaaaa"
-    assert aws("describe-backups", "--filters", f"backupIds={missing}") == {"Backups": []}
-    assert aws.error("delete-backup", "--backup-id", missing) == (
+    assert aws("describe-backups", "--filters", f"backupIds={NO_BACKUP}") == {"Backups": []}
+    assert aws.error("delete-backup", "--backup-id", NO_BACKUP) == (
         "An error occurred (CloudHsmResourceNotFoundException) when calling the DeleteBackup operation: "
-        f"Backup {missing} not found."
+        f"Backup {NO_BACKUP} not found."
     )

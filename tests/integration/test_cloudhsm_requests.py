@@ -6,7 +6,19 @@ import json
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.cloudhsm import ACCOUNT, REGION, Simulator, openssl, refused, signed, simulator
+from support.cloudhsm import (
+    ACCOUNT,
+    NO_BACKUP,
+    NO_CLUSTER,
+    NOWHERE,
+    REGION,
+    Simulator,
+    backup_arn,
+    openssl,
+    refused,
+    signed,
+    simulator,
+)
 
 from hsmsim.hsm.roots import AWS_ROOT, MANUFACTURER_ROOT
 
@@ -16,8 +28,6 @@ if TYPE_CHECKING:
 
 INVALID = "CloudHsmInvalidRequestException"
 MISSING = "CloudHsmResourceNotFoundException"
-NO_CLUSTER, NO_BACKUP = "cluster-aaaaaaaaaaa", "backup-aaaaaaaaaaa"
-SOMEWHERE = ["subnet-0123456789abcdef0"]
 
 
 @pytest.fixture(scope="module")
@@ -48,35 +58,11 @@ def cluster(sim: Simulator) -> dict[str, Any]:
     return {"HsmType": "hsm2m.medium", "SubnetIds": sim.subnets[:2]}
 
 
-def backup_arn(id_: str, *, account: str = ACCOUNT, region: str = REGION) -> str:
-    return f"arn:aws:cloudhsm:{region}:{account}:backup/{id_}"
-
-
 @pytest.mark.parametrize(
     ("operation", "members"),
     [
-        ("delete_cluster", {"ClusterId": NO_CLUSTER}),
-        ("modify_cluster", {"ClusterId": NO_CLUSTER, "HsmType": "hsm2m.medium"}),
-        ("initialize_cluster", {"ClusterId": NO_CLUSTER, "SignedCert": "a", "TrustAnchor": "a"}),
-        ("create_hsm", {"ClusterId": NO_CLUSTER, "AvailabilityZone": f"{REGION}a"}),
-        ("delete_hsm", {"ClusterId": NO_CLUSTER, "HsmId": "hsm-aaaaaaaaaaa"}),
-        ("create_cluster", {"HsmType": "hsm2m.medium", "SubnetIds": SOMEWHERE, "SourceBackupId": NO_BACKUP}),
-        (
-            "create_cluster",
-            {
-                "HsmType": "hsm2m.medium",
-                "SubnetIds": SOMEWHERE,
-                "SourceBackupId": backup_arn(NO_BACKUP, region="us-east-1"),
-            },
-        ),
-        ("delete_backup", {"BackupId": NO_BACKUP}),
-        ("restore_backup", {"BackupId": NO_BACKUP}),
-        ("modify_backup_attributes", {"BackupId": NO_BACKUP, "NeverExpires": True}),
-        ("tag_resource", {"ResourceId": NO_CLUSTER, "TagList": [{"Key": "a", "Value": "b"}]}),
-        ("untag_resource", {"ResourceId": NO_BACKUP, "TagKeyList": ["a"]}),
-        ("list_tags", {"ResourceId": NO_BACKUP}),
-        ("put_resource_policy", {"ResourceArn": backup_arn(NO_BACKUP), "Policy": "{}"}),
-        ("get_resource_policy", {"ResourceArn": backup_arn(NO_BACKUP)}),
+        *NOWHERE.items(),
+        ("create_cluster", NOWHERE["create_cluster"] | {"SourceBackupId": backup_arn(NO_BACKUP, region="us-east-1")}),
         ("delete_resource_policy", {"ResourceArn": backup_arn(NO_BACKUP, account="999999999999")}),
     ],
 )

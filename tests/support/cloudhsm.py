@@ -30,7 +30,36 @@ if TYPE_CHECKING:
 ACCOUNT = "123456789012"
 REGION = "eu-west-1"
 PATIENCE_S = 60.0
+NO_CLUSTER, NO_BACKUP = "cluster-aaaaaaaaaaa", "backup-aaaaaaaaaaa"
 ONCE = Config(retries={"total_max_attempts": 1, "mode": "standard"}, connect_timeout=5, read_timeout=30)
+
+
+def backup_arn(id_: str, *, account: str = ACCOUNT, region: str = REGION) -> str:
+    return f"arn:aws:cloudhsm:{region}:{account}:backup/{id_}"
+
+
+NOWHERE: dict[str, dict[str, Any]] = {
+    "delete_cluster": {"ClusterId": NO_CLUSTER},
+    "modify_cluster": {"ClusterId": NO_CLUSTER, "HsmType": "hsm2m.medium"},
+    "initialize_cluster": {"ClusterId": NO_CLUSTER, "SignedCert": "a", "TrustAnchor": "a"},
+    "create_hsm": {"ClusterId": NO_CLUSTER, "AvailabilityZone": f"{REGION}a"},
+    "delete_hsm": {"ClusterId": NO_CLUSTER, "HsmId": "hsm-aaaaaaaaaaa"},
+    "create_cluster": {
+        "HsmType": "hsm2m.medium",
+        "SubnetIds": ["subnet-0123456789abcdef0"],
+        "SourceBackupId": NO_BACKUP,
+    },
+    "delete_backup": {"BackupId": NO_BACKUP},
+    "restore_backup": {"BackupId": NO_BACKUP},
+    "modify_backup_attributes": {"BackupId": NO_BACKUP, "NeverExpires": True},
+    "tag_resource": {"ResourceId": NO_CLUSTER, "TagList": [{"Key": "a", "Value": "b"}]},
+    "untag_resource": {"ResourceId": NO_BACKUP, "TagKeyList": ["a"]},
+    "list_tags": {"ResourceId": NO_BACKUP},
+    "put_resource_policy": {"ResourceArn": backup_arn(NO_BACKUP), "Policy": "{}"},
+    "get_resource_policy": {"ResourceArn": backup_arn(NO_BACKUP)},
+    "delete_resource_policy": {"ResourceArn": backup_arn(NO_BACKUP)},
+}
+"""What operations are asked that are about something that is not there."""
 
 
 @dataclass(slots=True)
