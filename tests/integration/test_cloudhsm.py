@@ -35,7 +35,7 @@ def user(sim: Simulator, hsm: dict[str, Any]) -> Client:
 def test_from_nothing_to_an_active_cluster(sim: Simulator) -> None:
     hsm_api = sim.client()
     made = hsm_api.create_cluster(
-        HsmType="hsm2m.medium", SubnetIds=sim.subnets[:2], TagList=[{"Key": "team", "Value": "blue"}]
+        HsmType="hsm2m.medium", SubnetIds=sim.subnets[:2], TagList=[{"Key": "team", "Value": "blue"}], Mode="FIPS"
     )["Cluster"]
     id_ = made["ClusterId"]
     stamp, group = made.pop("CreateTimestamp"), made.pop("SecurityGroup")

@@ -194,7 +194,7 @@ def test_errors(sim: Simulator, aws: Aws, active: str) -> None:
     iam.create_user(UserName="ann")
     ann = cli(sim, iam.create_access_key(UserName="ann")["AccessKey"])
     backup = sim.backups(clusterIds=[active])[0]["BackupId"]
-    create = ("create-cluster", "--hsm-type", "hsm2m.medium", "--subnet-ids")
+    create = ("create-cluster", "--hsm-type", "hsm2m.medium", "--mode", "FIPS", "--subnet-ids")
     hsm = ("create-hsm", "--cluster-id", active, "--availability-zone", f"{REGION}a")
     calls = [
         (ann, "AccessDenied", "DescribeClusters", ("describe-clusters",)),

@@ -78,7 +78,7 @@ def test_what_is_on_the_wire(sim: Simulator, api: Any) -> None:
 
 def test_the_same_in_both_protocols(sim: Simulator, api: Any) -> None:
     made = api.create_cluster(
-        HsmType="hsm2m.medium", SubnetIds=sim.subnets[:2], TagList=[{"Key": "team", "Value": "blau grün"}]
+        HsmType="hsm2m.medium", Mode="FIPS", SubnetIds=sim.subnets[:2], TagList=[{"Key": "team", "Value": "blau grün"}]
     )["Cluster"]
     id_ = made["ClusterId"]
     assert made["SubnetMapping"] == {f"{REGION}a": sim.subnets[0], f"{REGION}b": sim.subnets[1]}

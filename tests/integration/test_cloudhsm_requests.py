@@ -55,7 +55,7 @@ def backup(sim: Simulator, active: str) -> str:
 
 def cluster(sim: Simulator) -> dict[str, Any]:
     """What a cluster is made of."""
-    return {"HsmType": "hsm2m.medium", "SubnetIds": sim.subnets[:2]}
+    return {"HsmType": "hsm2m.medium", "SubnetIds": sim.subnets[:2], "Mode": "FIPS"}
 
 
 @pytest.mark.parametrize(
@@ -134,7 +134,7 @@ def test_what_a_state_does_not_allow(sim: Simulator, new: str, active: str, back
     with refused(INVALID, "from 7 to 379"):
         api.modify_cluster(ClusterId=active, BackupRetentionPolicy={"Type": "DAYS", "Value": "0"})
     with refused(INVALID, "it cannot become one in mode FIPS"):
-        api.create_cluster(**cluster(sim), SourceBackupId=backup, Mode="FIPS")
+        api.create_cluster(**cluster(sim), SourceBackupId=backup)
     with refused(INVALID, f"RestoreBackup needs a backup that is PENDING_DELETION; {backup} is READY."):
         api.restore_backup(BackupId=backup)
 
@@ -150,7 +150,8 @@ def test_retention_and_backups_that_end_and_return(sim: Simulator, active: str, 
     assert deleted["BackupState"] == "PENDING_DELETION"
     assert (deleted["DeleteTimestamp"] - deleted["CreateTimestamp"]).days in {7, 8}
     for operation in ("delete_backup", "modify_backup_attributes", "create_cluster"):
-        members = {"create_cluster": {**cluster(sim), "SourceBackupId": backup}}.get(operation, {"BackupId": backup})
+        restored = {**cluster(sim), "Mode": "NON_FIPS", "SourceBackupId": backup}
+        members = {"create_cluster": restored}.get(operation, {"BackupId": backup})
         more = {"NeverExpires": False} if operation == "modify_backup_attributes" else {}
         with refused(INVALID, "PENDING_DELETION"):
             getattr(api, operation)(**members, **more)

@@ -15,6 +15,7 @@ OTHERWISE = {
     "cloudhsm.shows_update": True,
     "cloudhsm.shown_s": 3600,
     "cloudhsm.quota": "CloudHsmServiceException",
+    "cloudhsm.mode_from_backup": False,
 }
 
 
@@ -39,8 +40,8 @@ def test_each_decision_taken_otherwise(sim: Simulator) -> None:
         filters = {"clusterIds": [id_], "states": [state]}
         return [one["ClusterId"] for one in api.describe_clusters(Filters=filters)["Clusters"]]
 
-    id_ = api.create_cluster(HsmType="hsm2m.medium", SubnetIds=sim.subnets[:2])["Cluster"]["ClusterId"]
-    create = ("create-cluster", "--hsm-type", "hsm2m.medium", "--subnet-ids", sim.subnets[0])
+    id_ = api.create_cluster(HsmType="hsm2m.medium", Mode="FIPS", SubnetIds=sim.subnets[:2])["Cluster"]["ClusterId"]
+    create = ("create-cluster", "--hsm-type", "hsm2m.medium", "--mode", "FIPS", "--subnet-ids", sim.subnets[0])
     assert Aws(sim.url, sim.root, REGION).error(*create) == (
         "An error occurred (CloudHsmServiceException) when calling the CreateCluster operation: The quota is reached: "
         "clusters of an account in a region can be 1 at most."
@@ -79,6 +80,13 @@ def test_each_decision_taken_otherwise(sim: Simulator) -> None:
         sim.advance(minutes=5)
         sim.eventually(lambda left=left: hsms() == left)
         assert in_state("ACTIVE") == [id_]
+    restored = {
+        "HsmType": "hsm2m.medium",
+        "SubnetIds": sim.subnets[:1],
+        "SourceBackupId": sim.backups()[-1]["BackupId"],
+    }
+    with refused("CloudHsmInvalidRequestException", "Mode is a required argument for this hsm type."):
+        api.create_cluster(**restored)
     api.delete_cluster(ClusterId=id_)
     sim.advance(minutes=1)
     sim.until(id_, "DELETED")

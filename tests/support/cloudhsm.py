@@ -240,7 +240,8 @@ class Simulator:
         return found
 
     def create(self, *, subnets: list[str] | None = None, **more: Any) -> str:
-        wanted = {"HsmType": "hsm2m.medium", "SubnetIds": subnets or self.subnets[:3], **more}
+        mode = {} if "SourceBackupId" in more else {"Mode": "FIPS"}
+        wanted = {"HsmType": "hsm2m.medium", "SubnetIds": subnets or self.subnets[:3], **mode, **more}
         id_ = str(self.client().create_cluster(**wanted)["Cluster"]["ClusterId"])
         self.until(id_, "ACTIVE" if "SourceBackupId" in more else "UNINITIALIZED")
         return id_

@@ -264,6 +264,30 @@ def test_a_cluster_that_changes_may_show_it(states: list[str], shown: ClusterSta
     assert rules.shown_state(cluster(C.MODIFY_IN_PROGRESS), hsms, showing) is C.MODIFY_IN_PROGRESS
 
 
+@pytest.mark.parametrize(
+    ("hsm_type", "wanted", "source", "expected"),
+    [
+        ("hsm1.medium", None, "", "FIPS"),
+        ("hsm2m.medium", "NON_FIPS", "", "NON_FIPS"),
+        ("hsm2m.medium", None, "NON_FIPS", "NON_FIPS"),
+        ("hsm2m.medium", "FIPS", "FIPS", "FIPS"),
+        ("hsm2m.medium", None, "", r"^Mode is a required argument for this hsm type\. It is FIPS or NON_FIPS\.$"),
+        ("hsm1.medium", "NON_FIPS", "", "Clusters of hsm1.medium are in mode FIPS"),
+        ("hsm2m.medium", "FIPS", "NON_FIPS", "it cannot become one in mode FIPS"),
+        ("hsm3.medium", "FIPS", "", r"^Provided HsmType is not supported\."),
+    ],
+)
+def test_the_mode_of_a_new_cluster(hsm_type: str, wanted: str | None, source: str, expected: str) -> None:
+    restored = backup("1", mode=source) if source else None
+    if expected in {"FIPS", "NON_FIPS"}:
+        assert rules.mode_of(hsm_type, wanted, restored, Unverified()) == expected
+    else:
+        with pytest.raises(AwsError, match=expected):
+            rules.mode_of(hsm_type, wanted, restored, Unverified())
+    with pytest.raises(AwsError, match="required"):
+        rules.mode_of("hsm2m.medium", None, restored, Unverified(mode_from_backup=False))
+
+
 def test_what_is_deleted_is_shown_for_a_while() -> None:
     assert rules.is_shown(0, NOW, Unverified(shown_s=0))
     assert rules.is_shown(NOW, NOW + DAY_S - 1, Unverified())
@@ -320,7 +344,8 @@ def test_settings_are_named() -> None:
     with pytest.raises(HsmsimError, match=r"no quota cloudhsm\.hsm\. There are: clusters, hsms, hsms_per_cluster"):
         rules.settings(0, {"cloudhsm.hsm": 1}, {})
     with pytest.raises(
-        HsmsimError, match=r"no unverified decision cloudhsm\.x\. There are: shows_update, shown_s, quota"
+        HsmsimError,
+        match=r"no unverified decision cloudhsm\.x\. There are: shows_update, shown_s, quota, mode_from_backup",
     ):
         rules.settings(0, {}, {"cloudhsm.x": True})
     with pytest.raises(HsmsimError, match=r"wrong type: Expected `bool`, got `str` - at `\$\.shows_update`"):

@@ -144,7 +144,7 @@ def create_cluster(holds: CloudHsm, call: Call, request: CreateCluster) -> Respo
     retention = request.backup_retention_policy
     days = rules.retention_days(retention.type, retention.value) if retention else rules.DEFAULT_RETENTION
     source = need_backup(call, _backup_id(call, request.source_backup_id)) if request.source_backup_id else None
-    mode = rules.mode_of(request.hsm_type, request.mode, source)
+    mode = rules.mode_of(request.hsm_type, request.mode, source, holds.settings.unverified)
     if source is not None:
         rules.check_source(source, request.hsm_type)
     rules.check_cluster_quota(store.count_clusters(call.tx, call.account, call.region), holds.settings)

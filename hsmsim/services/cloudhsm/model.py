@@ -191,12 +191,13 @@ class Unverified:
 
     shows_update: a cluster that gains or loses an HSM shows UPDATE_IN_PROGRESS. shown_s: how long what is DELETED is
     still described. quota: the code of the error where a quota is reached (the model lists no better one for
-    CreateCluster and CreateHsm).
+    CreateCluster and CreateHsm). mode_from_backup: a cluster of a backup needs no Mode, it is the backup's.
     """
 
     shows_update: bool = False
     shown_s: float = DAY_S
     quota: str = "CloudHsmInvalidRequestException"
+    mode_from_backup: bool = True
 
 
 @dataclass(frozen=True, slots=True)

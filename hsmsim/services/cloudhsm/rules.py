@@ -1,7 +1,7 @@
 """What CloudHSM allows and shows: states, limits, and the sentences of its errors.
 
-AWS documents none of these. Two are known from users, who quote them: of the HSM type, and of the second HSM (issue
-7437 of hashicorp/terraform-provider-aws); they are AWS's, and then say what to do.
+AWS documents none of these. Three are known from users, who quote them: of the HSM type, of the mode, and of the second
+HSM (issue 7437 of hashicorp/terraform-provider-aws); they are AWS's, and then say what to do.
 """
 
 from __future__ import annotations
@@ -138,15 +138,18 @@ def retention_days(kind: str | None, value: str | None) -> int:
     return days
 
 
-def mode_of(hsm_type: str, wanted: str | None, source: Backup | None) -> str:
-    """Return the mode of a new cluster: the one asked for, the backup's, or FIPS."""
+def mode_of(hsm_type: str, wanted: str | None, source: Backup | None, unverified: Unverified) -> str:
+    """Return the mode of a new cluster: the one asked for or the backup's; a type with a single one needs neither."""
     if hsm_type not in MODES_OF:
         raise invalid(f"Provided HsmType is not supported. Available are: {', '.join(MODES_OF)}.")
+    modes, known = MODES_OF[hsm_type], wanted or (source and unverified.mode_from_backup)
+    if len(modes) > 1 and not known:
+        raise invalid(f"Mode is a required argument for this hsm type. It is {' or '.join(modes)}.")
     mode = wanted or (source.mode if source else FIPS)
     if source is not None and mode != source.mode:
         raise invalid(f"{source.id} is of a cluster in mode {source.mode}; it cannot become one in mode {mode}.")
-    if mode not in MODES_OF[hsm_type]:
-        raise invalid(f"Clusters of {hsm_type} are in mode {' or '.join(MODES_OF[hsm_type])}, not {mode}.")
+    if mode not in modes:
+        raise invalid(f"Clusters of {hsm_type} are in mode {' or '.join(modes)}, not {mode}.")
     return mode
 
 
