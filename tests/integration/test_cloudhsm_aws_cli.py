@@ -194,32 +194,34 @@ def test_errors(sim: Simulator, aws: Aws, active: str) -> None:
     iam.create_user(UserName="ann")
     ann = cli(sim, iam.create_access_key(UserName="ann")["AccessKey"])
     backup = sim.backups(clusterIds=[active])[0]["BackupId"]
-    create = ("create-cluster", "--hsm-type", "hsm2m.medium", "--mode", "FIPS", "--subnet-ids")
+    create = ("create-cluster", "--hsm-type", "hsm2m.medium", "--subnet-ids", sim.subnets[0])
+    made = (*create, "--mode", "FIPS")
     hsm = ("create-hsm", "--cluster-id", active, "--availability-zone", f"{REGION}a")
+    tag = ("tag-resource", "--resource-id", active, "--tag-list")
     calls = [
-        (ann, "AccessDenied", "DescribeClusters", ("describe-clusters",)),
-        (aws, "InvalidRequest", "DeleteCluster", ("delete-cluster", "--cluster-id", active)),
-        (aws, "InvalidRequest", "CreateCluster", (*create, sim.subnets[0], sim.subnets[4])),
-        (aws, "InvalidRequest", "CreateHsm", (*hsm, "--ip-address", "10.9.9.9")),
-        (aws, "InvalidRequest", "DeleteHsm", ("delete-hsm", "--cluster-id", active)),
-        (aws, "InvalidRequest", "RestoreBackup", ("restore-backup", "--backup-id", backup)),
-        (aws, "ResourceNotFound", "CreateCluster", (*create, sim.subnets[0], "--source-backup-id", NO_BACKUP)),
-        (aws, "ResourceNotFound", "DeleteCluster", ("delete-cluster", "--cluster-id", NO_CLUSTER)),
-        (aws, "Tag", "CreateCluster", (*create, sim.subnets[0], "--tag-list", "Key=aws:x,Value=1")),
-        (aws, "Tag", "TagResource", ("tag-resource", "--resource-id", active, "--tag-list", "Key=aws:x,Value=1")),
+        (ann, "AccessDenied", "is not authorized to perform: cloudhsm:DescribeClusters", ("describe-clusters",)),
         (
             aws,
-            "ResourceLimitExceeded",
-            "TagResource",
-            ("tag-resource", "--resource-id", active, "--tag-list", "Key=more,Value=1"),
+            "InvalidRequest",
+            f"{active} has 1 HSM(s). Delete them first.",
+            ("delete-cluster", "--cluster-id", active),
         ),
+        (aws, "InvalidRequest", "Mode is a required argument for this hsm type.", create),
+        (aws, "InvalidRequest", "does not fall within the subnet's address range", (*hsm, "--ip-address", "10.9.9.9")),
+        (aws, "InvalidRequest", "needs exactly one of HsmId, EniId and EniIp", ("delete-hsm", "--cluster-id", active)),
+        (aws, "InvalidRequest", "PENDING_DELETION", ("restore-backup", "--backup-id", backup)),
+        (aws, "ResourceNotFound", f"Backup {NO_BACKUP} not found.", (*made, "--source-backup-id", NO_BACKUP)),
+        (aws, "ResourceNotFound", f"Cluster {NO_CLUSTER} not found.", ("delete-cluster", "--cluster-id", NO_CLUSTER)),
+        (aws, "Tag", "begin with aws: are AWS's own", (*made, "--tag-list", "Key=aws:x,Value=1")),
+        (aws, "Tag", "A tag key is given twice.", (*tag, "Key=a,Value=1", "Key=a,Value=2")),
+        (aws, "ResourceLimitExceeded", "A resource has 50 tags at most.", (*tag, "Key=more,Value=1")),
     ]
-    for (_, kind, operation, _), text in zip(
-        calls, at_once(*((who.error, *arguments) for who, _, _, arguments in calls)), strict=True
-    ):
-        code = f"CloudHsm{kind}Exception"
+    said = at_once(*((who.error, *arguments) for who, _, _, arguments in calls))
+    for (_, kind, sentence, arguments), text in zip(calls, said, strict=True):
+        code, operation = f"CloudHsm{kind}Exception", "".join(part.capitalize() for part in arguments[0].split("-"))
         assert code in {shape.name for shape in botocore_model("cloudhsmv2").operation_model(operation).error_shapes}
         assert text.startswith(f"An error occurred ({code}) when calling the {operation} operation: "), text
+        assert sentence in text
 
 
 def test_a_failure_inside_is_cloudhsm_s_own(sim: Simulator, aws: Aws, active: str) -> None:
