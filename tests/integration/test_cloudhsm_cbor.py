@@ -16,6 +16,8 @@ from botocore import xform_name
 from support.aws_cli import Aws
 from support.cloudhsm import NO_BACKUP, NOWHERE, ONCE, REGION, Simulator, refused, simulator
 
+from hsmsim.gateway import catalog
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -57,6 +59,11 @@ def client(sim: Simulator, models: Path, keys: dict[str, str]) -> Any:
 @pytest.fixture(scope="module")
 def api(sim: Simulator, models: Path) -> Any:
     return client(sim, models, sim.root)
+
+
+def test_no_other_service_speaks_it() -> None:
+    """Another one whose model lists it wants tests like these."""
+    assert [service.name for service in catalog.catalog() if CBOR in service.protocols] == [NAME]
 
 
 def test_what_is_on_the_wire(sim: Simulator, api: Any) -> None:
