@@ -33,6 +33,16 @@ def test_what_works_is_what_is_registered(entries: dict[str, catalog.ServiceEntr
             assert work == set(service.operations)
 
 
+def test_a_service_fails_by_an_error_of_its_model() -> None:
+    with catalog._services() as services:
+        named = {service.model: service.failure for service in services if service.failure}
+    assert named == {"cloudhsmv2": "CloudHsmInternalFailureException", "iam": "ServiceFailure"}
+    for name, code in named.items():
+        shape = model.load(name).exception(code)
+        assert shape
+        assert shape.fault or shape.error_status == 500
+
+
 def test_members_are_told_apart(entries: dict[str, catalog.ServiceEntry]) -> None:
     assume = next(one for one in entries["sts"].operations if one.name == "AssumeRole")
     assert {"RoleArn", "RoleSessionName", "DurationSeconds", "Tags", "Tags[].Key", "Tags[].Value"} <= set(
