@@ -101,8 +101,9 @@ def patiently(make: Callable[[], Made]) -> Made:
 class Client:
     """An application on one HSM: one connection, session 1 read/write."""
 
-    def __init__(self, path: Path, partition: str = "", *, profile: int = 0) -> None:
-        self.wire = HsmClient.connect(path, partition, profile=profile)
+    def __init__(self, path: Path, partition: str = "", *, profile: int = 0, seconds: float = 60) -> None:
+        """seconds: how long each answer is waited for."""
+        self.wire = HsmClient.connect(path, partition, profile=profile, seconds=seconds)
         self.login_ticket = b""
         self.open(1)
 
