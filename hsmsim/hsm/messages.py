@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 from typing import ClassVar, Self
+
+from msgspec import Struct
 
 from hsmsim.hsm.wire import Message, Reader, Secret, Template, WireError, Writer
 
@@ -95,8 +96,7 @@ class Access(StrEnum):
     PEER = "peer"
 
 
-@dataclass(frozen=True, slots=True)
-class NoneParams:
+class NoneParams(Struct, frozen=True):
     """Mechanism parameters of kind none."""
 
     KIND: ClassVar[int] = 0
@@ -111,8 +111,7 @@ class NoneParams:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class IvParams:
+class IvParams(Struct, frozen=True):
     """Mechanism parameters of kind iv."""
 
     KIND: ClassVar[int] = 1
@@ -130,8 +129,7 @@ class IvParams:
         return cls(iv=reader.blob())
 
 
-@dataclass(frozen=True, slots=True)
-class GcmParams:
+class GcmParams(Struct, frozen=True):
     """Mechanism parameters of kind gcm."""
 
     KIND: ClassVar[int] = 2
@@ -155,8 +153,7 @@ class GcmParams:
         return cls(iv=reader.blob(), iv_bits=reader.u64(), aad=reader.blob(), tag_bits=reader.u64())
 
 
-@dataclass(frozen=True, slots=True)
-class CtrParams:
+class CtrParams(Struct, frozen=True):
     """Mechanism parameters of kind ctr."""
 
     KIND: ClassVar[int] = 3
@@ -176,8 +173,7 @@ class CtrParams:
         return cls(counter_bits=reader.u64(), counter_block=reader.blob())
 
 
-@dataclass(frozen=True, slots=True)
-class PssParams:
+class PssParams(Struct, frozen=True):
     """Mechanism parameters of kind pss."""
 
     KIND: ClassVar[int] = 4
@@ -199,8 +195,7 @@ class PssParams:
         return cls(hash=reader.u64(), mgf=reader.u64(), salt_length=reader.u64())
 
 
-@dataclass(frozen=True, slots=True)
-class OaepParams:
+class OaepParams(Struct, frozen=True):
     """Mechanism parameters of kind oaep."""
 
     KIND: ClassVar[int] = 5
@@ -224,8 +219,7 @@ class OaepParams:
         return cls(hash=reader.u64(), mgf=reader.u64(), source=reader.u64(), label=reader.blob())
 
 
-@dataclass(frozen=True, slots=True)
-class Ecdh1Params:
+class Ecdh1Params(Struct, frozen=True):
     """Mechanism parameters of kind ecdh1."""
 
     KIND: ClassVar[int] = 6
@@ -247,8 +241,7 @@ class Ecdh1Params:
         return cls(kdf=reader.u64(), shared_data=reader.blob(), public_data=reader.blob())
 
 
-@dataclass(frozen=True, slots=True)
-class EddsaParams:
+class EddsaParams(Struct, frozen=True):
     """Mechanism parameters of kind eddsa."""
 
     KIND: ClassVar[int] = 7
@@ -268,8 +261,7 @@ class EddsaParams:
         return cls(ph=reader.u8(), context=reader.blob())
 
 
-@dataclass(frozen=True, slots=True)
-class HkdfParams:
+class HkdfParams(Struct, frozen=True):
     """Mechanism parameters of kind hkdf."""
 
     KIND: ClassVar[int] = 8
@@ -307,8 +299,7 @@ class HkdfParams:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Sp800108Params:
+class Sp800108Params(Struct, frozen=True):
     """Mechanism parameters of kind sp800_108."""
 
     KIND: ClassVar[int] = 9
@@ -328,8 +319,7 @@ class Sp800108Params:
         return cls(prf=reader.u64(), segments=reader.strings())
 
 
-@dataclass(frozen=True, slots=True)
-class RsaAesParams:
+class RsaAesParams(Struct, frozen=True):
     """Mechanism parameters of kind rsa_aes."""
 
     KIND: ClassVar[int] = 10
@@ -361,8 +351,7 @@ class RsaAesParams:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class MacGeneralParams:
+class MacGeneralParams(Struct, frozen=True):
     """Mechanism parameters of kind mac_general."""
 
     KIND: ClassVar[int] = 11
@@ -380,8 +369,7 @@ class MacGeneralParams:
         return cls(length=reader.u64())
 
 
-@dataclass(frozen=True, slots=True)
-class DataParams:
+class DataParams(Struct, frozen=True):
     """Mechanism parameters of kind data."""
 
     KIND: ClassVar[int] = 12
@@ -432,8 +420,7 @@ PARAMS: dict[int, type[Params]] = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Mechanism:
+class Mechanism(Struct, frozen=True):
     """A mechanism's number and its parameters."""
 
     type: int
@@ -455,8 +442,7 @@ class Mechanism:
         return cls(number, kind.read(reader))
 
 
-@dataclass(frozen=True, slots=True)
-class HelloRequest:
+class HelloRequest(Struct, frozen=True):
     """HELLO request."""
 
     version: int
@@ -490,8 +476,7 @@ class HelloRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class HelloResponse:
+class HelloResponse(Struct, frozen=True):
     """HELLO response."""
 
     client: int
@@ -528,8 +513,7 @@ class HelloResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class PingRequest:
+class PingRequest(Struct, frozen=True):
     """PING request."""
 
     def encode(self) -> bytes:
@@ -544,8 +528,7 @@ class PingRequest:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class PingResponse:
+class PingResponse(Struct, frozen=True):
     """PING response."""
 
     def encode(self) -> bytes:
@@ -560,8 +543,7 @@ class PingResponse:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class TokenInfoRequest:
+class TokenInfoRequest(Struct, frozen=True):
     """TOKEN_INFO request."""
 
     def encode(self) -> bytes:
@@ -576,8 +558,7 @@ class TokenInfoRequest:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class TokenInfoResponse:
+class TokenInfoResponse(Struct, frozen=True):
     """TOKEN_INFO response."""
 
     label: bytes
@@ -656,8 +637,7 @@ class TokenInfoResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class HsmInfoRequest:
+class HsmInfoRequest(Struct, frozen=True):
     """HSM_INFO request."""
 
     def encode(self) -> bytes:
@@ -672,8 +652,7 @@ class HsmInfoRequest:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class HsmInfoResponse:
+class HsmInfoResponse(Struct, frozen=True):
     """HSM_INFO response."""
 
     hsm_id: bytes
@@ -740,8 +719,7 @@ class HsmInfoResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class RingRequest:
+class RingRequest(Struct, frozen=True):
     """RING request."""
 
     slots: int
@@ -761,8 +739,7 @@ class RingRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class RingResponse:
+class RingResponse(Struct, frozen=True):
     """RING response."""
 
     slots: int
@@ -786,8 +763,7 @@ class RingResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class OpenSessionsRequest:
+class OpenSessionsRequest(Struct, frozen=True):
     """OPEN_SESSIONS request."""
 
     ids: tuple[int, ...]
@@ -809,8 +785,7 @@ class OpenSessionsRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class OpenSessionsResponse:
+class OpenSessionsResponse(Struct, frozen=True):
     """OPEN_SESSIONS response."""
 
     def encode(self) -> bytes:
@@ -825,8 +800,7 @@ class OpenSessionsResponse:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class CloseSessionsRequest:
+class CloseSessionsRequest(Struct, frozen=True):
     """CLOSE_SESSIONS request."""
 
     ids: tuple[int, ...]
@@ -846,8 +820,7 @@ class CloseSessionsRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class CloseSessionsResponse:
+class CloseSessionsResponse(Struct, frozen=True):
     """CLOSE_SESSIONS response."""
 
     def encode(self) -> bytes:
@@ -862,8 +835,7 @@ class CloseSessionsResponse:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class LoginRequest:
+class LoginRequest(Struct, frozen=True):
     """LOGIN request."""
 
     user_type: int
@@ -887,8 +859,7 @@ class LoginRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class LoginResponse:
+class LoginResponse(Struct, frozen=True):
     """LOGIN response."""
 
     ticket: bytes
@@ -912,8 +883,7 @@ class LoginResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class LoginTicketRequest:
+class LoginTicketRequest(Struct, frozen=True):
     """LOGIN_TICKET request."""
 
     ticket: bytes
@@ -933,8 +903,7 @@ class LoginTicketRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class LoginTicketResponse:
+class LoginTicketResponse(Struct, frozen=True):
     """LOGIN_TICKET response."""
 
     ticket: bytes
@@ -958,8 +927,7 @@ class LoginTicketResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class LogoutRequest:
+class LogoutRequest(Struct, frozen=True):
     """LOGOUT request."""
 
     def encode(self) -> bytes:
@@ -974,8 +942,7 @@ class LogoutRequest:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class LogoutResponse:
+class LogoutResponse(Struct, frozen=True):
     """LOGOUT response."""
 
     def encode(self) -> bytes:
@@ -990,8 +957,7 @@ class LogoutResponse:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class SetPasswordRequest:
+class SetPasswordRequest(Struct, frozen=True):
     """SET_PASSWORD request."""
 
     old: bytes | Secret
@@ -1013,8 +979,7 @@ class SetPasswordRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class SetPasswordResponse:
+class SetPasswordResponse(Struct, frozen=True):
     """SET_PASSWORD response."""
 
     def encode(self) -> bytes:
@@ -1029,8 +994,7 @@ class SetPasswordResponse:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class CreateObjectRequest:
+class CreateObjectRequest(Struct, frozen=True):
     """CREATE_OBJECT request."""
 
     template: Template
@@ -1050,8 +1014,7 @@ class CreateObjectRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class CreateObjectResponse:
+class CreateObjectResponse(Struct, frozen=True):
     """CREATE_OBJECT response."""
 
     object: int
@@ -1071,8 +1034,7 @@ class CreateObjectResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class CopyObjectRequest:
+class CopyObjectRequest(Struct, frozen=True):
     """COPY_OBJECT request."""
 
     object: int
@@ -1094,8 +1056,7 @@ class CopyObjectRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class CopyObjectResponse:
+class CopyObjectResponse(Struct, frozen=True):
     """COPY_OBJECT response."""
 
     object: int
@@ -1115,8 +1076,7 @@ class CopyObjectResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class DestroyObjectRequest:
+class DestroyObjectRequest(Struct, frozen=True):
     """DESTROY_OBJECT request."""
 
     object: int
@@ -1136,8 +1096,7 @@ class DestroyObjectRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class DestroyObjectResponse:
+class DestroyObjectResponse(Struct, frozen=True):
     """DESTROY_OBJECT response."""
 
     def encode(self) -> bytes:
@@ -1152,8 +1111,7 @@ class DestroyObjectResponse:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectSizeRequest:
+class ObjectSizeRequest(Struct, frozen=True):
     """OBJECT_SIZE request."""
 
     object: int
@@ -1173,8 +1131,7 @@ class ObjectSizeRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class ObjectSizeResponse:
+class ObjectSizeResponse(Struct, frozen=True):
     """OBJECT_SIZE response."""
 
     size: int
@@ -1194,8 +1151,7 @@ class ObjectSizeResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class GetAttributesRequest:
+class GetAttributesRequest(Struct, frozen=True):
     """GET_ATTRIBUTES request."""
 
     object: int
@@ -1217,8 +1173,7 @@ class GetAttributesRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class GetAttributesResponse:
+class GetAttributesResponse(Struct, frozen=True):
     """GET_ATTRIBUTES response."""
 
     template: Template
@@ -1238,8 +1193,7 @@ class GetAttributesResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class SetAttributesRequest:
+class SetAttributesRequest(Struct, frozen=True):
     """SET_ATTRIBUTES request."""
 
     object: int
@@ -1261,8 +1215,7 @@ class SetAttributesRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class SetAttributesResponse:
+class SetAttributesResponse(Struct, frozen=True):
     """SET_ATTRIBUTES response."""
 
     def encode(self) -> bytes:
@@ -1277,8 +1230,7 @@ class SetAttributesResponse:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class FindRequest:
+class FindRequest(Struct, frozen=True):
     """FIND request."""
 
     template: Template
@@ -1298,8 +1250,7 @@ class FindRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class FindResponse:
+class FindResponse(Struct, frozen=True):
     """FIND response."""
 
     objects: tuple[int, ...]
@@ -1319,8 +1270,7 @@ class FindResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class KeyFactsRequest:
+class KeyFactsRequest(Struct, frozen=True):
     """KEY_FACTS request."""
 
     object: int
@@ -1340,8 +1290,7 @@ class KeyFactsRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class KeyFactsResponse:
+class KeyFactsResponse(Struct, frozen=True):
     """KEY_FACTS response."""
 
     class_: int
@@ -1378,8 +1327,7 @@ class KeyFactsResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class GenerateKeyRequest:
+class GenerateKeyRequest(Struct, frozen=True):
     """GENERATE_KEY request."""
 
     mechanism: Mechanism
@@ -1401,8 +1349,7 @@ class GenerateKeyRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class GenerateKeyResponse:
+class GenerateKeyResponse(Struct, frozen=True):
     """GENERATE_KEY response."""
 
     key: int
@@ -1422,8 +1369,7 @@ class GenerateKeyResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class GenerateKeyPairRequest:
+class GenerateKeyPairRequest(Struct, frozen=True):
     """GENERATE_KEY_PAIR request."""
 
     mechanism: Mechanism
@@ -1451,8 +1397,7 @@ class GenerateKeyPairRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class GenerateKeyPairResponse:
+class GenerateKeyPairResponse(Struct, frozen=True):
     """GENERATE_KEY_PAIR response."""
 
     public_key: int
@@ -1474,8 +1419,7 @@ class GenerateKeyPairResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class WrapKeyRequest:
+class WrapKeyRequest(Struct, frozen=True):
     """WRAP_KEY request."""
 
     mechanism: Mechanism
@@ -1499,8 +1443,7 @@ class WrapKeyRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class WrapKeyResponse:
+class WrapKeyResponse(Struct, frozen=True):
     """WRAP_KEY response."""
 
     wrapped: bytes
@@ -1522,8 +1465,7 @@ class WrapKeyResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class UnwrapKeyRequest:
+class UnwrapKeyRequest(Struct, frozen=True):
     """UNWRAP_KEY request."""
 
     mechanism: Mechanism
@@ -1554,8 +1496,7 @@ class UnwrapKeyRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class UnwrapKeyResponse:
+class UnwrapKeyResponse(Struct, frozen=True):
     """UNWRAP_KEY response."""
 
     key: int
@@ -1575,8 +1516,7 @@ class UnwrapKeyResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class DeriveKeyRequest:
+class DeriveKeyRequest(Struct, frozen=True):
     """DERIVE_KEY request."""
 
     mechanism: Mechanism
@@ -1600,8 +1540,7 @@ class DeriveKeyRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class DeriveKeyResponse:
+class DeriveKeyResponse(Struct, frozen=True):
     """DERIVE_KEY response."""
 
     key: int
@@ -1621,8 +1560,7 @@ class DeriveKeyResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class SignRequest:
+class SignRequest(Struct, frozen=True):
     """SIGN request."""
 
     key: int
@@ -1648,8 +1586,7 @@ class SignRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class SignResponse:
+class SignResponse(Struct, frozen=True):
     """SIGN response."""
 
     signature: bytes
@@ -1669,8 +1606,7 @@ class SignResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyRequest:
+class VerifyRequest(Struct, frozen=True):
     """VERIFY request."""
 
     key: int
@@ -1704,8 +1640,7 @@ class VerifyRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyResponse:
+class VerifyResponse(Struct, frozen=True):
     """VERIFY response."""
 
     def encode(self) -> bytes:
@@ -1720,8 +1655,7 @@ class VerifyResponse:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class EncryptRequest:
+class EncryptRequest(Struct, frozen=True):
     """ENCRYPT request."""
 
     key: int
@@ -1745,8 +1679,7 @@ class EncryptRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class EncryptResponse:
+class EncryptResponse(Struct, frozen=True):
     """ENCRYPT response."""
 
     data: bytes
@@ -1768,8 +1701,7 @@ class EncryptResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class DecryptRequest:
+class DecryptRequest(Struct, frozen=True):
     """DECRYPT request."""
 
     key: int
@@ -1793,8 +1725,7 @@ class DecryptRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class DecryptResponse:
+class DecryptResponse(Struct, frozen=True):
     """DECRYPT response."""
 
     data: bytes
@@ -1814,8 +1745,7 @@ class DecryptResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class SignRecoverRequest:
+class SignRecoverRequest(Struct, frozen=True):
     """SIGN_RECOVER request."""
 
     key: int
@@ -1839,8 +1769,7 @@ class SignRecoverRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class SignRecoverResponse:
+class SignRecoverResponse(Struct, frozen=True):
     """SIGN_RECOVER response."""
 
     signature: bytes
@@ -1860,8 +1789,7 @@ class SignRecoverResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyRecoverRequest:
+class VerifyRecoverRequest(Struct, frozen=True):
     """VERIFY_RECOVER request."""
 
     key: int
@@ -1885,8 +1813,7 @@ class VerifyRecoverRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class VerifyRecoverResponse:
+class VerifyRecoverResponse(Struct, frozen=True):
     """VERIFY_RECOVER response."""
 
     data: bytes
@@ -1906,8 +1833,7 @@ class VerifyRecoverResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class MacBeginRequest:
+class MacBeginRequest(Struct, frozen=True):
     """MAC_BEGIN request."""
 
     key: int
@@ -1931,8 +1857,7 @@ class MacBeginRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class MacBeginResponse:
+class MacBeginResponse(Struct, frozen=True):
     """MAC_BEGIN response."""
 
     stream: int
@@ -1952,8 +1877,7 @@ class MacBeginResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class MacUpdateRequest:
+class MacUpdateRequest(Struct, frozen=True):
     """MAC_UPDATE request."""
 
     stream: int
@@ -1975,8 +1899,7 @@ class MacUpdateRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class MacUpdateResponse:
+class MacUpdateResponse(Struct, frozen=True):
     """MAC_UPDATE response."""
 
     def encode(self) -> bytes:
@@ -1991,8 +1914,7 @@ class MacUpdateResponse:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class MacFinalRequest:
+class MacFinalRequest(Struct, frozen=True):
     """MAC_FINAL request."""
 
     stream: int
@@ -2014,8 +1936,7 @@ class MacFinalRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class MacFinalResponse:
+class MacFinalResponse(Struct, frozen=True):
     """MAC_FINAL response."""
 
     mac: bytes
@@ -2035,8 +1956,7 @@ class MacFinalResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class MacCancelRequest:
+class MacCancelRequest(Struct, frozen=True):
     """MAC_CANCEL request."""
 
     stream: int
@@ -2056,8 +1976,7 @@ class MacCancelRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class MacCancelResponse:
+class MacCancelResponse(Struct, frozen=True):
     """MAC_CANCEL response."""
 
     def encode(self) -> bytes:
@@ -2072,8 +1991,7 @@ class MacCancelResponse:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class RandomRequest:
+class RandomRequest(Struct, frozen=True):
     """RANDOM request."""
 
     length: int
@@ -2093,8 +2011,7 @@ class RandomRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class RandomResponse:
+class RandomResponse(Struct, frozen=True):
     """RANDOM response."""
 
     data: bytes
@@ -2114,8 +2031,7 @@ class RandomResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class SeedRandomRequest:
+class SeedRandomRequest(Struct, frozen=True):
     """SEED_RANDOM request."""
 
     seed: bytes
@@ -2135,8 +2051,7 @@ class SeedRandomRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class SeedRandomResponse:
+class SeedRandomResponse(Struct, frozen=True):
     """SEED_RANDOM response."""
 
     def encode(self) -> bytes:
@@ -2151,8 +2066,7 @@ class SeedRandomResponse:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class ActivateRequest:
+class ActivateRequest(Struct, frozen=True):
     """ACTIVATE request."""
 
     password: bytes | Secret
@@ -2172,8 +2086,7 @@ class ActivateRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class ActivateResponse:
+class ActivateResponse(Struct, frozen=True):
     """ACTIVATE response."""
 
     def encode(self) -> bytes:
@@ -2188,8 +2101,7 @@ class ActivateResponse:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class UserCreateRequest:
+class UserCreateRequest(Struct, frozen=True):
     """USER_CREATE request."""
 
     name: bytes
@@ -2213,8 +2125,7 @@ class UserCreateRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class UserCreateResponse:
+class UserCreateResponse(Struct, frozen=True):
     """USER_CREATE response."""
 
     user_id: int
@@ -2234,8 +2145,7 @@ class UserCreateResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class UserListRequest:
+class UserListRequest(Struct, frozen=True):
     """USER_LIST request."""
 
     def encode(self) -> bytes:
@@ -2250,8 +2160,7 @@ class UserListRequest:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class UserListResponse:
+class UserListResponse(Struct, frozen=True):
     """USER_LIST response."""
 
     names: tuple[bytes, ...]
@@ -2277,8 +2186,7 @@ class UserListResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class UserDeleteRequest:
+class UserDeleteRequest(Struct, frozen=True):
     """USER_DELETE request."""
 
     name: bytes
@@ -2300,8 +2208,7 @@ class UserDeleteRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class UserDeleteResponse:
+class UserDeleteResponse(Struct, frozen=True):
     """USER_DELETE response."""
 
     def encode(self) -> bytes:
@@ -2316,8 +2223,7 @@ class UserDeleteResponse:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class UserPasswordRequest:
+class UserPasswordRequest(Struct, frozen=True):
     """USER_PASSWORD request."""
 
     name: bytes
@@ -2341,8 +2247,7 @@ class UserPasswordRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class UserPasswordResponse:
+class UserPasswordResponse(Struct, frozen=True):
     """USER_PASSWORD response."""
 
     def encode(self) -> bytes:
@@ -2357,8 +2262,7 @@ class UserPasswordResponse:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionCreateRequest:
+class PartitionCreateRequest(Struct, frozen=True):
     """PARTITION_CREATE request."""
 
     name: bytes
@@ -2380,8 +2284,7 @@ class PartitionCreateRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionCreateResponse:
+class PartitionCreateResponse(Struct, frozen=True):
     """PARTITION_CREATE response."""
 
     partition_id: int
@@ -2401,8 +2304,7 @@ class PartitionCreateResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionListRequest:
+class PartitionListRequest(Struct, frozen=True):
     """PARTITION_LIST request."""
 
     def encode(self) -> bytes:
@@ -2417,8 +2319,7 @@ class PartitionListRequest:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class PartitionListResponse:
+class PartitionListResponse(Struct, frozen=True):
     """PARTITION_LIST response."""
 
     names: tuple[bytes, ...]
@@ -2444,8 +2345,7 @@ class PartitionListResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class KeyShareRequest:
+class KeyShareRequest(Struct, frozen=True):
     """KEY_SHARE request."""
 
     key: int
@@ -2467,8 +2367,7 @@ class KeyShareRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class KeyShareResponse:
+class KeyShareResponse(Struct, frozen=True):
     """KEY_SHARE response."""
 
     def encode(self) -> bytes:
@@ -2483,8 +2382,7 @@ class KeyShareResponse:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class KeyUnshareRequest:
+class KeyUnshareRequest(Struct, frozen=True):
     """KEY_UNSHARE request."""
 
     key: int
@@ -2506,8 +2404,7 @@ class KeyUnshareRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class KeyUnshareResponse:
+class KeyUnshareResponse(Struct, frozen=True):
     """KEY_UNSHARE response."""
 
     def encode(self) -> bytes:
@@ -2522,8 +2419,7 @@ class KeyUnshareResponse:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class KeyUsersRequest:
+class KeyUsersRequest(Struct, frozen=True):
     """KEY_USERS request."""
 
     key: int
@@ -2543,8 +2439,7 @@ class KeyUsersRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class KeyUsersResponse:
+class KeyUsersResponse(Struct, frozen=True):
     """KEY_USERS response."""
 
     owner: bytes
@@ -2566,8 +2461,7 @@ class KeyUsersResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class CertificatesRequest:
+class CertificatesRequest(Struct, frozen=True):
     """CERTIFICATES request."""
 
     def encode(self) -> bytes:
@@ -2582,8 +2476,7 @@ class CertificatesRequest:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class CertificatesResponse:
+class CertificatesResponse(Struct, frozen=True):
     """CERTIFICATES response."""
 
     csr: bytes
@@ -2620,8 +2513,7 @@ class CertificatesResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class InitializeRequest:
+class InitializeRequest(Struct, frozen=True):
     """INITIALIZE request."""
 
     signed_certificate: bytes
@@ -2643,8 +2535,7 @@ class InitializeRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class InitializeResponse:
+class InitializeResponse(Struct, frozen=True):
     """INITIALIZE response."""
 
     def encode(self) -> bytes:
@@ -2659,8 +2550,7 @@ class InitializeResponse:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class LimitedWriteRequest:
+class LimitedWriteRequest(Struct, frozen=True):
     """LIMITED_WRITE request."""
 
     on: int
@@ -2680,8 +2570,7 @@ class LimitedWriteRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class LimitedWriteResponse:
+class LimitedWriteResponse(Struct, frozen=True):
     """LIMITED_WRITE response."""
 
     def encode(self) -> bytes:
@@ -2696,8 +2585,7 @@ class LimitedWriteResponse:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class BackupRequest:
+class BackupRequest(Struct, frozen=True):
     """BACKUP request."""
 
     image_id: bytes
@@ -2721,8 +2609,7 @@ class BackupRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class BackupResponse:
+class BackupResponse(Struct, frozen=True):
     """BACKUP response."""
 
     version: int
@@ -2746,8 +2633,7 @@ class BackupResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveMemberRequest:
+class RemoveMemberRequest(Struct, frozen=True):
     """REMOVE_MEMBER request."""
 
     hsm_id: bytes
@@ -2767,8 +2653,7 @@ class RemoveMemberRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class RemoveMemberResponse:
+class RemoveMemberResponse(Struct, frozen=True):
     """REMOVE_MEMBER response."""
 
     def encode(self) -> bytes:
@@ -2783,8 +2668,7 @@ class RemoveMemberResponse:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class PeerHelloRequest:
+class PeerHelloRequest(Struct, frozen=True):
     """PEER_HELLO request."""
 
     hsm_id: bytes
@@ -2806,8 +2690,7 @@ class PeerHelloRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class PeerHelloResponse:
+class PeerHelloResponse(Struct, frozen=True):
     """PEER_HELLO response."""
 
     nonce: bytes
@@ -2829,8 +2712,7 @@ class PeerHelloResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class PeerProveRequest:
+class PeerProveRequest(Struct, frozen=True):
     """PEER_PROVE request."""
 
     proof: bytes
@@ -2850,8 +2732,7 @@ class PeerProveRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class PeerProveResponse:
+class PeerProveResponse(Struct, frozen=True):
     """PEER_PROVE response."""
 
     def encode(self) -> bytes:
@@ -2866,8 +2747,7 @@ class PeerProveResponse:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class PeerSyncRequest:
+class PeerSyncRequest(Struct, frozen=True):
     """PEER_SYNC request."""
 
     version: int
@@ -2887,8 +2767,7 @@ class PeerSyncRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class PeerSyncResponse:
+class PeerSyncResponse(Struct, frozen=True):
     """PEER_SYNC response."""
 
     applied: int
@@ -2908,8 +2787,7 @@ class PeerSyncResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class PeerBeatRequest:
+class PeerBeatRequest(Struct, frozen=True):
     """PEER_BEAT request."""
 
     version: int
@@ -2929,8 +2807,7 @@ class PeerBeatRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class PeerBeatResponse:
+class PeerBeatResponse(Struct, frozen=True):
     """PEER_BEAT response."""
 
     applied: int
@@ -2950,8 +2827,7 @@ class PeerBeatResponse:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class JoinRequest:
+class JoinRequest(Struct, frozen=True):
     """JOIN request."""
 
     hsm_id: bytes
@@ -2971,8 +2847,7 @@ class JoinRequest:
         return message
 
 
-@dataclass(frozen=True, slots=True)
-class JoinResponse:
+class JoinResponse(Struct, frozen=True):
     """JOIN response."""
 
     def encode(self) -> bytes:
@@ -2987,8 +2862,7 @@ class JoinResponse:
         return cls()
 
 
-@dataclass(frozen=True, slots=True)
-class OpInfo:
+class OpInfo(Struct, frozen=True):
     """One operation: who may ask for it, where it runs, and its two messages."""
 
     name: str
