@@ -17,7 +17,7 @@ from hsmsim.cluster.model import FIPS, NON_FIPS
 from hsmsim.errors import HsmsimError
 from hsmsim.fleet import databases, launch, state
 from hsmsim.fleet.protocol import CertificatesView, HsmView, ImageView
-from hsmsim.hsm import images
+from hsmsim.hsm import imagefile
 from hsmsim.hsm.client import HsmClient
 from hsmsim.hsm.messages import (
     BackupRequest,
@@ -126,7 +126,7 @@ def _check_image(places: Places, wanted: CreateHsm) -> None:
     """Look at the image, if there is one, before anything is made."""
     if not wanted.image_id:
         return
-    header, _ = images.heads(images.path_of(places.images_folder, wanted.image_id))
+    header, _ = imagefile.heads(imagefile.path_of(places.images_folder, wanted.image_id))
     if header.mode != wanted.mode:
         raise HsmsimError(f"{wanted.image_id} is of a cluster in mode {header.mode}, not {wanted.mode}.")
 
@@ -265,20 +265,20 @@ def limited_write(places: Places, cluster_id: str, *, on: bool) -> None:
 
 def backup(places: Places, roots: Roots, cluster_id: str, image_id: str, region: str) -> ImageView:
     """Write an image of a cluster's rows; one of this id that is there is left alone."""
-    images.path_of(places.images_folder, image_id)
+    imagefile.path_of(places.images_folder, image_id)
     _ask(places, cluster_id, BackupRequest(image_id.encode(), region.encode(), roots.region(region)))
     return describe_image(places, image_id)
 
 
 def describe_image(places: Places, image_id: str) -> ImageView:
     """Return what an image says of itself; ImageError where it is damaged."""
-    path = images.path_of(places.images_folder, image_id)
-    header, envelope = images.heads(path)
-    written = images.written(path)
+    path = imagefile.path_of(places.images_folder, image_id)
+    header, envelope = imagefile.heads(path)
+    written = imagefile.written(path)
     ids = (header.image_id, header.cluster_id, envelope.region, header.mode, header.model)
     return ImageView(*ids, header.version, header.time, written.size, written.digest)
 
 
 def delete_image(places: Places, image_id: str) -> None:
     """Remove an image; one that is gone is no error."""
-    images.path_of(places.images_folder, image_id).unlink(missing_ok=True)
+    imagefile.path_of(places.images_folder, image_id).unlink(missing_ok=True)

@@ -23,7 +23,7 @@ from hsmsim import ids
 from hsmsim.cluster.model import NON_FIPS
 from hsmsim.config import softhsm_library
 from hsmsim.errors import HsmsimError
-from hsmsim.hsm import images
+from hsmsim.hsm import imagefile
 from hsmsim.hsm.roots import AWS_ROOT, MANUFACTURER_ROOT
 from hsmsim.hsm.roots.devices import SEED
 from hsmsim.hsm.roots.process import Reseal
@@ -331,13 +331,13 @@ def create_hsm(
 
 def _sealed(places: Places, cluster_id: str, hsm_id: str, roots: Roots, image_id: str, region: str) -> bytes:
     """Return the masking key of an image for a new HSM."""
-    path = images.path_of(places.images_folder, image_id)
+    path = imagefile.path_of(places.images_folder, image_id)
     if not path.exists():
         return b""  # the image is gone: this HSM joins those that were restored from it
-    envelope = images.heads(path)[1]
+    envelope = imagefile.heads(path)[1]
     if region and envelope.region != region:
         raise HsmsimError(f"{image_id} is an image of {envelope.region}; copy it to {region} first.")
-    return roots.reseal(Reseal(envelope.region, envelope.sealed, images.context(image_id), hsm_id, cluster_id))
+    return roots.reseal(Reseal(envelope.region, envelope.sealed, imagefile.context(image_id), hsm_id, cluster_id))
 
 
 def make_images(places: Places, account: str) -> None:
@@ -378,7 +378,7 @@ def write_config(places: Places, cluster: Cluster, hsm: Hsm, account: str, datab
     }
     if cluster.restore is not None and hsm.sealed:
         config["restore"] = {
-            "image": str(images.path_of(places.images_folder, cluster.restore.image_id)),
+            "image": str(imagefile.path_of(places.images_folder, cluster.restore.image_id)),
             "incarnation": cluster.restore.incarnation,
             "sealed": base64.b64encode(hsm.sealed).decode(),
         }

@@ -16,7 +16,7 @@ from hsmsim.cluster import founding
 from hsmsim.cluster.model import ACTIVE, ClusterRow, MemberRow
 from hsmsim.cluster.replica import Replica
 from hsmsim.crypto import chunked
-from hsmsim.hsm import images
+from hsmsim.hsm import imagefile, images
 from hsmsim.storage.database import Database
 from hsmsim.storage.migrate import migrate
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 IMAGE = "backup-aaaaaaaaaaa"
-ENVELOPE = images.Envelope("us-east-1", bytes(92))
+ENVELOPE = imagefile.Envelope("us-east-1", bytes(92))
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +40,7 @@ def snapshot(rows: int = 40) -> images.Snapshot:
     return images.Snapshot(ClusterRow(CLUSTER, "one", 2 + rows, ACTIVE), (*dated, *many))
 
 
-def write(path: Path, content: images.Snapshot) -> images.Written:
+def write(path: Path, content: images.Snapshot) -> imagefile.Written:
     header = images.header_of(content, IMAGE, "FIPS", "hsm2m.medium", 1_700_000_000.9)
     return images.write(path, header, content, ENVELOPE, Keys())
 
@@ -50,10 +50,10 @@ def test_an_image_gives_back_the_rows_but_not_the_members(tmp_path: Path) -> Non
     done = write(path, content)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert [one.name for one in tmp_path.iterdir()] == ["image"]
-    assert done == images.written(path)
+    assert done == imagefile.written(path)
     assert (done.version, done.size) == (42, path.stat().st_size)
     assert done.digest == hashlib.sha256(path.read_bytes()[:-32]).digest()
-    header, envelope = images.heads(path)
+    header, envelope = imagefile.heads(path)
     assert (header.image_id, header.cluster_id, header.mode, header.time) == (IMAGE, CLUSTER, "FIPS", 1_700_000_000)
     assert envelope == ENVELOPE
     back = images.read(path, Keys())
@@ -72,7 +72,7 @@ def test_two_images_of_the_same_rows_share_no_ciphertext(tmp_path: Path) -> None
 
 def test_another_masking_key_opens_nothing(tmp_path: Path) -> None:
     write(tmp_path / "image", snapshot())
-    with pytest.raises(images.ImageError, match="Chunk 0 was changed"):
+    with pytest.raises(imagefile.ImageError, match="Chunk 0 was changed"):
         images.read(tmp_path / "image", Keys(b"another masking key"))
 
 
@@ -114,7 +114,7 @@ def test_whatever_is_done_to_an_image_it_is_refused_or_says_the_same(tmp_path: P
         path.write_bytes(bad)
         try:
             back = images.read(path, Keys())
-        except images.ImageError:
+        except imagefile.ImageError:
             refused += 1
         else:  # only the envelope, which a copy to another region changes, is not bound to the rows
             assert list(back.rows) == [row for row in content.rows if not isinstance(row, MemberRow)]
@@ -126,14 +126,14 @@ def test_whatever_is_done_to_an_image_it_is_refused_or_says_the_same(tmp_path: P
 def test_lengths_that_nothing_has_are_refused_before_memory_is_taken(tmp_path: Path) -> None:
     path = tmp_path / "image"
     for head in (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\1\0"):
-        path.write_bytes(sealed_again(images.MAGIC + head + bytes(64)))
-        with pytest.raises(images.ImageError, match=r"length that none has|is not one"):
-            images.heads(path)
+        path.write_bytes(sealed_again(imagefile.MAGIC + head + bytes(64)))
+        with pytest.raises(imagefile.ImageError, match=r"length that none has|is not one"):
+            imagefile.heads(path)
     path.write_bytes(b"")
-    with pytest.raises(images.ImageError, match="no image of hsmsim"):
-        images.heads(path)
-    with pytest.raises(images.ImageError, match="cannot be read"):
-        images.heads(tmp_path / "none")
+    with pytest.raises(imagefile.ImageError, match="no image of hsmsim"):
+        imagefile.heads(path)
+    with pytest.raises(imagefile.ImageError, match="cannot be read"):
+        imagefile.heads(tmp_path / "none")
 
 
 @pytest.mark.parametrize("length", [0, 1, chunked.CHUNK - 1, chunked.CHUNK, chunked.CHUNK + 1, 3 * chunked.CHUNK])

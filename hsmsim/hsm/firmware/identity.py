@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from hsmsim.cluster.model import ACTIVE, INITIALIZED, UNINITIALIZED, AuditEntry
 from hsmsim.crypto import certificates
 from hsmsim.errors import CkrError, HsmsimError
-from hsmsim.hsm import certify, images
+from hsmsim.hsm import certify, imagefile, images
 from hsmsim.hsm.cryptoki import CKR
 from hsmsim.hsm.messages import (
     BackupRequest,
@@ -126,18 +126,18 @@ def backup(state: State, request: Request) -> BackupResponse:
     return BackupResponse(done.version, done.size, done.digest)
 
 
-def _backup(state: State, message: BackupRequest) -> images.Written:
+def _backup(state: State, message: BackupRequest) -> imagefile.Written:
     image_id, region = (text.decode("ascii", "replace") for text in (message.image_id, message.region))
-    path = images.path_of(state.settings.images, image_id)
+    path = imagefile.path_of(state.settings.images, image_id)
     if path.exists():
-        return images.written(path)
+        return imagefile.written(path)
     root = devices.read_certificate(state.settings.folder / devices.MANUFACTURER_CERTIFICATE)
     public = devices.certified_key(message.certificate, devices.region_name(region), root)
     cluster, rows = state.replica.snapshot()
     snapshot = images.Snapshot(cluster, tuple(rows))
     mode = state.replica.identity.mode
     header = images.header_of(snapshot, image_id, mode, state.settings.model, state.clock.time())
-    envelope = images.Envelope(region, state.engine.masking_seal(public, images.context(image_id)))
+    envelope = imagefile.Envelope(region, state.engine.masking_seal(public, imagefile.context(image_id)))
     done = images.write(path, header, snapshot, envelope, state.engine)
     state.replica.audit(_entry("BACKUP", f"{image_id} at version {done.version}"))
     return done
