@@ -1,7 +1,9 @@
 """Brings a database to the revision that this code needs.
 
 The whole upgrade is one transaction under the write lock, so HSMs that start together migrate once. Alembic is imported
-only when there is something to do: a running HSM does not carry it.
+only when there is something to upgrade: it takes longer than everything else that a new database needs. An empty SQLite
+file gets the newest tables at once, by the statements of head.sql, which scripts/gen-schemas takes from a database that
+Alembic made; a test makes both and compares.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
 _FOLDER: Final = Path(__file__).parent
+_END: Final = ";\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,6 +30,11 @@ class Schema:
 
     folder: Path
     head: str
+
+    @property
+    def newest(self) -> Path:
+        """The statements that make an empty SQLite file one of this revision."""
+        return self.folder / "head.sql"
 
 
 CLUSTER: Final = Schema(_FOLDER / "migrations", "0002")
@@ -48,7 +56,10 @@ def migrate(url: str, schema: Schema = CLUSTER) -> None:
         with database.write(alone=True) as connection:
             if database.dialect == "postgresql":
                 make_schema(connection)
-            _upgrade(connection, schema)
+            if database.dialect == "sqlite" and _revision(connection) is None:
+                _create(connection, schema)
+            else:
+                upgrade(connection, schema)
     finally:
         database.close()
 
@@ -59,11 +70,18 @@ def _revision(connection: Connection) -> str | None:
     return connection.execute(text("SELECT version_num FROM alembic_version")).scalar()
 
 
-def _upgrade(connection: Connection, schema: Schema) -> None:
+def _create(connection: Connection, schema: Schema) -> None:
+    for statement in schema.newest.read_text(encoding="ascii").split(_END):
+        if statement:
+            connection.exec_driver_sql(statement)
+
+
+def upgrade(connection: Connection, schema: Schema, revision: str = "") -> None:
+    """Have Alembic bring the tables to a revision: the newest, where none is named."""
     from alembic import command  # noqa: PLC0415 - see the module's docstring
     from alembic.config import Config  # noqa: PLC0415
 
     config = Config()
     config.set_main_option("script_location", str(schema.folder).replace("%", "%%"))
     config.attributes["connection"] = connection
-    command.upgrade(config, schema.head)
+    command.upgrade(config, revision or schema.head)

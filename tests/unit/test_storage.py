@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sqlite3
 import stat
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from typing import TYPE_CHECKING
 
 import pytest
@@ -14,7 +16,7 @@ from sqlalchemy import create_mock_engine, inspect
 
 from hsmsim.errors import HsmsimError, StorageError
 from hsmsim.storage.database import Database
-from hsmsim.storage.migrate import CLUSTER, migrate
+from hsmsim.storage.migrate import CLUSTER, GATEWAY, Schema, migrate, upgrade
 from hsmsim.storage.tables import METADATA
 
 if TYPE_CHECKING:
@@ -42,6 +44,23 @@ def test_migrations_build_the_tables_of_the_code(url: str) -> None:
             keys = found.get_pk_constraint(table.name)["constrained_columns"]
             assert keys == [column.name for column in table.primary_key]
             assert {index["name"] for index in found.get_indexes(table.name)} == {index.name for index in table.indexes}
+
+
+@pytest.mark.parametrize("schema", [CLUSTER, GATEWAY], ids=["cluster", "gateway"])
+def test_an_empty_file_gets_what_the_migrations_make(schema: Schema, tmp_path: Path) -> None:
+    migrate(f"sqlite:///{tmp_path}/new.db", schema)
+    database = Database(f"sqlite:///{tmp_path}/migrated.db")
+    with database.write() as connection:
+        upgrade(connection, schema)
+    database.close()
+    new, migrated = (everything(tmp_path / name) for name in ("new.db", "migrated.db"))
+    assert new == migrated, "run scripts/gen-schemas"
+    assert f"""INSERT INTO "alembic_version" VALUES('{schema.head}');""" in new
+
+
+def everything(path: Path) -> list[str]:
+    with closing(sqlite3.connect(path)) as raw:
+        return list(raw.iterdump())
 
 
 def test_postgresql_gets_the_same_tables() -> None:
