@@ -224,6 +224,11 @@ link_native() {
 
 # ---- all of it ---------------------------------------------------------------------------------------------------
 
+# Where PYTHONDONTWRITEBYTECODE is set, or the HSMs' account may not write here, every process would compile anew.
+compile_python() {
+    "$venv/bin/python" -m compileall -q -j 0 "$root/hsmsim"
+}
+
 make_user() {
     if ((EUID == 0)) && ! getent passwd hsmsim >/dev/null; then
         useradd --system --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin hsmsim 2>/dev/null ||
@@ -252,6 +257,7 @@ set_up() {
         need_venv "$lock"
         native_build plain
         link_native
+        compile_python
         make_user
     } 9>"$root/build/.lock"
     PATH="$venv/bin:$PATH"

@@ -15,9 +15,11 @@ from botocore.session import Session
 
 from hsmsim.errors import HsmsimError
 from hsmsim.fleet import customer, quickstart
+from hsmsim.gateway import manage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from hsmsim.config import Places
 
@@ -25,17 +27,26 @@ TAG: Final = {"Key": "hsmsim", "Value": "quickstart"}
 HSM_TYPE: Final = "hsm2m.medium"
 MODE: Final = "NON_FIPS"
 PATIENCE_S: Final = 90.0
-_LOOK_S: Final = 0.03
+_PAUSES_S: Final = (0.1, 2.0)
 _WORKS: Final = frozenset({"INITIALIZED", "ACTIVE"})
+
+
+def session() -> Session:
+    """Return what clients are made by, with what takes longest read already; it needs no gateway."""
+    made = Session()
+    for service in ("cloudhsmv2", "ec2"):
+        made.get_service_model(service)
+    return made
 
 
 class Customer:
     """Whoever has the root user's key of the first account."""
 
-    def __init__(self, environment: dict[str, str]) -> None:
-        """environment: as gateway.launch.environment gives it."""
+    def __init__(self, environment: dict[str, str], management: Path, by: Session | None = None) -> None:
+        """environment: as gateway.launch.environment gives it; management: the gateway's socket."""
         self._environment = environment
-        self._session = Session()
+        self._management = management
+        self._session = by or Session()
         self._hsm = self._client("cloudhsmv2")
 
     def _client(self, service: str) -> Any:  # noqa: ANN401 - botocore's clients are made at run time
@@ -125,12 +136,15 @@ class Customer:
         return self._wait(cluster_id, _is_settled)
 
     def _wait(self, cluster_id: str, met: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        deadline = time.monotonic() + PATIENCE_S
+        """Wait with few calls: each is an event in CloudTrail, so the gateway itself says when to look again."""
+        deadline, pause = time.monotonic() + PATIENCE_S, 0.0
         while not met(cluster := self._cluster(cluster_id)):
             if time.monotonic() > deadline:
                 said = [one["StateMessage"] for one in cluster["Hsms"] if one.get("StateMessage")]
                 raise HsmsimError(f"{cluster_id} is {cluster['State']} for too long. {' '.join(said)}".rstrip())
-            time.sleep(_LOOK_S)
+            time.sleep(pause)
+            pause = min(max(2 * pause, _PAUSES_S[0]), _PAUSES_S[1])
+            manage.settle(self._management)
         return cluster
 
 

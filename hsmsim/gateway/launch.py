@@ -7,6 +7,7 @@ Rules: the gateway has HOME/gateway and no other file of ours; started by root i
 from __future__ import annotations
 
 import datetime as dt
+import importlib.util
 import os
 import pwd
 import sys
@@ -14,7 +15,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-import botocore
 import msgspec
 
 import hsmsim
@@ -23,7 +23,7 @@ from hsmsim.fleet import databases, ports, processes, state
 from hsmsim.fleet.processes import Process, Program
 from hsmsim.gateway.config import DEFAULT_PORT, DEFAULT_TLS_PORT, GatewayConfig
 from hsmsim.gateway.tls import Authority
-from hsmsim.services.iam import bootstrap
+from hsmsim.services.iam import rootkey
 
 if TYPE_CHECKING:
     from hsmsim.config import Places
@@ -76,9 +76,17 @@ def account_of(places: Places) -> str:
         entry = pwd.getpwnam(ACCOUNT)
     except KeyError:
         return ""
-    code = (sys.executable, os.__file__, hsmsim.__file__, botocore.__file__)
+    code = (sys.executable, os.__file__, hsmsim.__file__, _origin("botocore"))
     needed = (places.gateway_home, places.clock_file, *map(Path, code))
     return ACCOUNT if all(state.reaches(entry, path) for path in needed) else ""
+
+
+def _origin(module: str) -> str:
+    """Where a module lies, without importing it."""
+    found = importlib.util.find_spec(module)
+    if found is None or found.origin is None:
+        raise HsmsimError(f"The Python package {module} is missing. Run scripts/up, or install hsmsim again.")
+    return found.origin
 
 
 def gateway(places: Places) -> Process:
@@ -114,11 +122,11 @@ def start(places: Places, options: Options) -> None:
         _require_ports(config)
         _prepare(places, config, account)
 
+    command = [sys.executable, "-P", "-m", "hsmsim.fleet", *(["--gateway-user", account] if account else [])]
+    processes.start(daemon(places), Program(command, lambda: None, folders))
     command = [sys.executable, "-P", "-m", "hsmsim.gateway", "--config", str(places.gateway_config)]
     command += ["--user", account] if account else []
     processes.start(gateway(places), Program(command, prepare, folders))
-    command = [sys.executable, "-P", "-m", "hsmsim.fleet", *(["--gateway-user", account] if account else [])]
-    processes.start(daemon(places), Program(command, lambda: None, folders))
 
 
 def _require_ports(config: GatewayConfig) -> None:
@@ -212,9 +220,9 @@ def stop(places: Places) -> list[str]:
     return ended + processes.end([daemon(places)])
 
 
-def root_key(places: Places) -> bootstrap.RootKey | None:
+def root_key(places: Places) -> rootkey.RootKey | None:
     """Return the access key of the first account's root user; None before the first start."""
-    return bootstrap.kept(places.of_gateway())
+    return rootkey.kept(places.of_gateway())
 
 
 def environment(places: Places, *, secure: bool = False) -> dict[str, str]:

@@ -37,7 +37,7 @@ def routes(clock: Clock, reconcilers: Reconcilers, fleet: Fleet) -> dict[tuple[s
     """
 
     def moved(members: Mapping[str, Any]) -> Mapping[str, Any]:
-        """Simulated time was changed: answer once what is due has been done, or say what still goes on."""
+        """Answer once what is due, since time was changed perhaps, has been done, or say what still goes on."""
         seconds = members.get("seconds", SETTLE_SECONDS)
         if not isinstance(seconds, int | float) or not 0 <= seconds <= SETTLE_SECONDS:
             raise HsmsimError(f"`seconds` is a number from 0 to {SETTLE_SECONDS:.0f}.")
@@ -55,6 +55,12 @@ def routes(clock: Clock, reconcilers: Reconcilers, fleet: Fleet) -> dict[tuple[s
         return {}
 
     return {("POST", CLOCK): moved, ("GET", FAULTS): list_faults, ("POST", FAULTS): put_faults}
+
+
+def settle(path: Path, seconds: float = SETTLE_SECONDS) -> list[str]:
+    """Have the gateway do what is due now; the names of the parts of it that are not done after that many seconds."""
+    unfinished: list[str] = call(path, "POST", CLOCK, {"seconds": seconds})["unfinished"]
+    return unfinished
 
 
 class _Connection(http.client.HTTPConnection):

@@ -13,13 +13,15 @@ from hsmsim.errors import HsmsimError
 from hsmsim.fleet import databases, processes, quickstart, simclock, state
 from hsmsim.fleet import launch as hsm_processes
 from hsmsim.gateway import launch, manage
-from hsmsim.gateway.customer import Customer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from botocore.session import Session
+
     from hsmsim.config import Places
-    from hsmsim.services.iam.bootstrap import RootKey
+    from hsmsim.gateway.customer import Customer
+    from hsmsim.services.iam.rootkey import RootKey
 
 _UP_LOCK: Final = ".up.lock"
 
@@ -72,8 +74,9 @@ def _bring_up(places: Places, say: Callable[[str], None], options: launch.Option
     if state.load(places).clusters:
         say("Starting the HSMs")
         quickstart.start(places)
+    session = _session()
     gateway = launch.wait_ready(places)
-    known = _make_cluster(places, say, hsms, engine)
+    known = _make_cluster(places, say, hsms, engine, session)
     outside = tuple(one.cluster_id for one in state.load(places).clusters if one.cluster_id not in known)
     return Running(quickstart.ready(places), gateway, launch.root_key(places) if before is None else None, outside)
 
@@ -83,16 +86,29 @@ def make_cluster(places: Places, say: Callable[[str], None], hsms: int) -> quick
     with state.lock(places, _UP_LOCK):
         if state.load(places).clusters:
             quickstart.start(places)
-        _make_cluster(places, say, hsms, "fast")
+        _make_cluster(places, say, hsms, "fast", _session())
     return quickstart.ready(places)
 
 
-def _make_cluster(places: Places, say: Callable[[str], None], hsms: int, engine: str) -> set[str]:
-    """Return the clusters that AWS's API knows. One that it does not know goes on as it was made: by the fleet."""
+def _session() -> Session:
+    """botocore, and what it reads, take as long as the processes take to start: imported while they do."""
+    from hsmsim.gateway import customer  # noqa: PLC0415
+
+    return customer.session()
+
+
+def _customer(places: Places, session: Session | None = None) -> Customer:
+    from hsmsim.gateway.customer import Customer  # noqa: PLC0415 - see _session
+
     environment = launch.environment(places)
     if not environment:
         raise HsmsimError("The gateway is not running. Start it: hsmsim up --detach")
-    root = Customer(environment)
+    return Customer(environment, places.gateway_socket, session)
+
+
+def _make_cluster(places: Places, say: Callable[[str], None], hsms: int, engine: str, session: Session) -> set[str]:
+    """Return the clusters that AWS's API knows. One that it does not know goes on as it was made: by the fleet."""
+    root = _customer(places, session)
     there, known = [one.cluster_id for one in state.load(places).clusters], root.cluster_ids()
     if engine != "fast" or (there and there[0] not in known):
         quickstart.bring_up(places, say, hsms=hsms, engine=engine)
@@ -103,7 +119,7 @@ def _make_cluster(places: Places, say: Callable[[str], None], hsms: int, engine:
 def add_hsm(places: Places, engine: str) -> str:
     """Make one more HSM of the cluster, with AWS's API where that knows the cluster; return its id."""
     if launch.ready(places) is not None:
-        root, cluster_id = Customer(launch.environment(places)), state.load(places).only_cluster().cluster_id
+        root, cluster_id = _customer(places), state.load(places).only_cluster().cluster_id
         if cluster_id in root.cluster_ids():
             made = root.create_hsm(cluster_id)
             quickstart.write_module_config(places)
@@ -128,8 +144,7 @@ def move_clock(places: Places, seconds: int | None) -> list[str]:
         simclock.advance(places, seconds)
     if launch.ready(places) is None:
         return []
-    late: list[str] = manage.call(places.gateway_socket, "POST", manage.CLOCK)["unfinished"]
-    return late
+    return manage.settle(places.gateway_socket)
 
 
 def missing(places: Places, running: Running) -> list[tuple[str, str]]:

@@ -19,6 +19,7 @@ import secrets
 import signal
 import sys
 import threading
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -109,7 +110,8 @@ def prepare(config: Config, user: str) -> None:
     entry = pwd.getpwnam(user)
     if path:
         for file in Path(path).parent.glob(Path(path).name + "*"):
-            os.chown(file, entry.pw_uid, entry.pw_gid)
+            with suppress(FileNotFoundError):  # the WAL goes with the last who has it open: another HSM that starts
+                os.chown(file, entry.pw_uid, entry.pw_gid)
 
 
 def _frugal() -> None:

@@ -11,7 +11,7 @@ from hsmsim.clock import ManualClock
 from hsmsim.config import Places
 from hsmsim.ids import SystemIds
 from hsmsim.services.iam import api as iam
-from hsmsim.services.iam import bootstrap
+from hsmsim.services.iam import bootstrap, rootkey
 from hsmsim.services.iam.authorizer import IamAuthorizer
 from hsmsim.services.iam.directory import Directory
 from hsmsim.services.kernel import Call, Mode, Service
@@ -57,7 +57,7 @@ class World:
 
     @property
     def root(self) -> Client:
-        kept = bootstrap.kept(self.places)
+        kept = rootkey.kept(self.places)
         assert kept is not None
         return Client(self, kept.access_key_id, kept.secret_access_key)
 

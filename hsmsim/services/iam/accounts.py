@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any, Final
 from hsmsim.authz.principal import access_key_id, new_secret
 from hsmsim.errors import HsmsimError
 from hsmsim.services.iam import store
-from hsmsim.services.iam.bootstrap import RootKey, add_root
+from hsmsim.services.iam.bootstrap import add_root
+from hsmsim.services.iam.rootkey import RootKey
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

@@ -13,10 +13,10 @@ import msgspec
 
 from hsmsim.authz.principal import access_key_id, new_secret
 from hsmsim.crypto.seal import KEY_BYTES, Seal
-from hsmsim.errors import HsmsimError
 from hsmsim.fleet import state
 from hsmsim.services.iam import store
 from hsmsim.services.iam.model import AccessKey
+from hsmsim.services.iam.rootkey import RootKey, kept
 
 if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
@@ -24,21 +24,6 @@ if TYPE_CHECKING:
     from hsmsim.config import Places
     from hsmsim.services.iam.directory import Directory
     from hsmsim.services.kernel import Ids, Writer
-
-
-class RootKey(msgspec.Struct, frozen=True):
-    """The access key of an account's root user."""
-
-    account: str
-    access_key_id: str
-    secret_access_key: str
-
-    def __repr__(self) -> str:
-        return f"RootKey({self.account}, {self.access_key_id})"
-
-    def environment(self) -> dict[str, str]:
-        """What AWS's tools read."""
-        return {"AWS_ACCESS_KEY_ID": self.access_key_id, "AWS_SECRET_ACCESS_KEY": self.secret_access_key}
 
 
 def load_seal(places: Places) -> Seal:
@@ -49,17 +34,6 @@ def load_seal(places: Places) -> Seal:
             key = secrets.token_bytes(KEY_BYTES)
             state.write_private(places.gateway_key_file, key)
     return Seal(key)
-
-
-def kept(places: Places) -> RootKey | None:
-    """Return the root key that was made here; None before the first start."""
-    data = state.read_private(places.root_key_file)
-    if data is None:
-        return None
-    try:
-        return msgspec.json.decode(data, type=RootKey)
-    except msgspec.DecodeError as error:
-        raise HsmsimError(f"{places.root_key_file} is damaged ({error}). Mend it or restore it.") from error
 
 
 def ensure_root(
