@@ -78,7 +78,7 @@ def start(hsm_id: str) -> None:
     places = Places.resolve()
     with show.progress() as say:
         say(f"Starting {hsm_id}")
-        started = operations.start(places, hsm_id)
+        started = operations.start(places, [hsm_id])
     click.echo(f"{hsm_id} {'serves' if started else 'was running already'}.")
 
 

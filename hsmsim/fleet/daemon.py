@@ -42,7 +42,7 @@ Operation = Callable[[Places, Roots, Any], Any]
 
 OPERATIONS: Final[dict[type[Any], Operation]] = {
     protocol.CreateHsm: operations.create,
-    protocol.StartHsm: lambda places, _, one: operations.start(places, one.hsm_id),
+    protocol.StartHsm: lambda places, _, one: bool(operations.start(places, [one.hsm_id])),
     protocol.StopHsm: lambda places, _, one: bool(operations.stop(places, [one.hsm_id])),
     protocol.KillHsm: lambda places, _, one: operations.kill(places, one.hsm_id),
     protocol.DeleteHsm: lambda places, _, one: operations.delete(places, one.hsm_id),

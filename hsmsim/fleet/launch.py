@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hsmsim.errors import HsmsimError
 from hsmsim.fleet import databases, processes, simclock, state
@@ -21,6 +21,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from hsmsim.config import Places
+
+LOOK_SECONDS: Final = 10.0
 
 __all__ = ["info", "is_running", "kill", "pid_of", "reap", "send", "start", "stop", "wait_ready"]
 
@@ -86,9 +88,9 @@ def is_running(places: Places, hsm_id: str) -> bool:
 
 
 def info(places: Places, hsm_id: str) -> HsmInfoResponse | None:
-    """Return what the HSM says of itself; None if it does not answer."""
+    """Return what the HSM says of itself; None if it does not answer within LOOK_SECONDS."""
     try:
-        with HsmClient(places.socket(hsm_id)) as client:
+        with HsmClient(places.socket(hsm_id), seconds=LOOK_SECONDS) as client:
             answer: HsmInfoResponse = client.call(HsmInfoRequest())
             return answer
     except (OSError, HsmsimError):

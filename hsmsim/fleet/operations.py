@@ -1,7 +1,9 @@
 """What is done with HSMs and clusters, for the daemon and the command line alike.
 
 Rules: each function can be repeated after a kill at any point and ends in the same state; ids come from the caller.
-What a function changes it does under the fleet's lock, one at a time; looking takes no lock.
+What is done with the HSMs of one cluster is done one at a time, under the cluster's lock; what the fleet's files say
+changes under the fleet's lock, which is taken after it and never held while an HSM is waited for: a cluster whose HSM
+hangs holds up no other. Looking takes no lock.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Final
 
 from msgspec import structs
@@ -30,6 +33,7 @@ from hsmsim.ids import is_id
 from hsmsim.storage import files
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
     from pathlib import Path
     from typing import Any
 
@@ -39,6 +43,21 @@ if TYPE_CHECKING:
 
 MODES_OF: Final = {"hsm1.medium": (FIPS,), "hsm2m.medium": (FIPS, NON_FIPS)}
 """AWS's guide, "AWS CloudHSM cluster modes": non-FIPS clusters are of hsm2m.medium only."""
+
+
+@contextmanager
+def alone(places: Places, cluster_ids: Iterable[str]) -> Iterator[None]:
+    """Hold the locks of clusters; the fleet's lock is not held yet."""
+    with ExitStack() as held:
+        for cluster_id in sorted(
+            set(cluster_ids)
+        ):  # in one order: two that want the same ones do not wait for each other
+            held.enter_context(state.lock(places, _lock_name(cluster_id)))
+        yield
+
+
+def _lock_name(cluster_id: str) -> str:
+    return f".{cluster_id}.lock"
 
 
 # ---- looking ---------------------------------------------------------------------------------------------------------
@@ -66,9 +85,8 @@ def describe(places: Places, hsm_id: str) -> HsmView:
 
 
 def list_hsms(places: Places, cluster_id: str = "") -> list[HsmView]:
-    """Return all HSMs, or those of one cluster."""
-    fleet = state.load(places)
-    clusters = [fleet.cluster(cluster_id)] if cluster_id else fleet.clusters
+    """Return all HSMs, or those of one cluster: none, where the fleet has not heard of it yet."""
+    clusters = [one for one in state.load(places).clusters if cluster_id in {"", one.cluster_id}]
     return [describe(places, hsm.hsm_id) for cluster in clusters for hsm in cluster.hsms]
 
 
@@ -96,22 +114,26 @@ def _ask(places: Places, cluster_id: str, request: Any) -> Any:  # noqa: ANN401 
 def create(places: Places, roots: Roots, wanted: CreateHsm) -> HsmView:
     """Make and start an HSM, and its cluster if that is new; return when it serves."""
     _check(wanted)
-    with state.lock(places):
-        fleet = state.load(places)
-        if all(hsm.hsm_id != wanted.hsm_id for hsm in fleet.hsms()):
-            _check_image(places, wanted)
-        if all(cluster.cluster_id != wanted.cluster_id for cluster in fleet.clusters):
-            state.create_cluster(
-                places, wanted.cluster_id, availability_check=wanted.availability_check, mode=wanted.mode
-            )
-            fleet = state.load(places)
-        cluster = fleet.cluster(wanted.cluster_id)
-        if cluster.mode != wanted.mode:
-            raise HsmsimError(f"{wanted.cluster_id} is in mode {cluster.mode} for ever; {wanted.mode} was asked for.")
-        if all(hsm.hsm_id != wanted.hsm_id for hsm in cluster.hsms):
-            _make(places, roots, cluster, wanted)
+    with alone(places, [wanted.cluster_id]):
+        with state.lock(places):
+            _enter(places, roots, wanted)
         run(places, [wanted.hsm_id])
     return describe(places, wanted.hsm_id)
+
+
+def _enter(places: Places, roots: Roots, wanted: CreateHsm) -> None:
+    """Have the fleet's files say that there is such an HSM, and such a cluster."""
+    fleet = state.load(places)
+    if all(hsm.hsm_id != wanted.hsm_id for hsm in fleet.hsms()):
+        _check_image(places, wanted)
+    if all(cluster.cluster_id != wanted.cluster_id for cluster in fleet.clusters):
+        state.create_cluster(places, wanted.cluster_id, availability_check=wanted.availability_check, mode=wanted.mode)
+        fleet = state.load(places)
+    cluster = fleet.cluster(wanted.cluster_id)
+    if cluster.mode != wanted.mode:
+        raise HsmsimError(f"{wanted.cluster_id} is in mode {cluster.mode} for ever; {wanted.mode} was asked for.")
+    if all(hsm.hsm_id != wanted.hsm_id for hsm in cluster.hsms):
+        _make(places, roots, cluster, wanted)
 
 
 def _check(wanted: CreateHsm) -> None:
@@ -152,26 +174,38 @@ def _afresh(places: Places, cluster: state.Cluster) -> state.Cluster:
 
 
 def run(places: Places, hsm_ids: list[str]) -> list[str]:
-    """Start HSMs and wait until they serve; return those that did not run. The caller holds the lock."""
-    for hsm_id in hsm_ids:
-        _want(places, hsm_id, wanted=True)
-    started = [hsm_id for hsm_id in hsm_ids if launch.start(places, hsm_id)]
+    """Start HSMs and wait until they serve; return those that did not run. The caller holds their cluster's lock."""
+    with state.lock(places):
+        started = begin(places, hsm_ids)
     launch.wait_ready(places, hsm_ids)
     return started
 
 
-def start(places: Places, hsm_id: str) -> bool:
-    """Start an HSM and wait until it serves; whether it did not run."""
-    with state.lock(places):
-        return bool(run(places, [hsm_id]))
+def begin(places: Places, hsm_ids: list[str]) -> list[str]:
+    """Start HSMs; return those that did not run. The caller holds the fleet's lock, and waits until they serve."""
+    for hsm_id in hsm_ids:
+        _want(places, hsm_id, wanted=True)
+    return [hsm_id for hsm_id in hsm_ids if launch.start(places, hsm_id)]
+
+
+def start(places: Places, hsm_ids: list[str]) -> list[str]:
+    """Start HSMs and wait until they serve; return those that did not run."""
+    with alone(places, _clusters_of(places, hsm_ids)):
+        return run(places, hsm_ids)
 
 
 def stop(places: Places, hsm_ids: list[str]) -> list[str]:
     """Stop HSMs in order, all at once; return those that ran."""
-    with state.lock(places):
-        for hsm_id in hsm_ids:
-            _want(places, hsm_id, wanted=False)
+    with alone(places, _clusters_of(places, hsm_ids)):
+        with state.lock(places):
+            for hsm_id in hsm_ids:
+                _want(places, hsm_id, wanted=False)
         return launch.stop(places, hsm_ids)
+
+
+def _clusters_of(places: Places, hsm_ids: list[str]) -> list[str]:
+    fleet = state.load(places)
+    return [fleet.cluster_of(hsm_id).cluster_id for hsm_id in hsm_ids]
 
 
 def kill(places: Places, hsm_id: str) -> bool:
@@ -192,16 +226,27 @@ def delete(places: Places, hsm_id: str) -> None:
     """Have an HSM leave its cluster, stop it, and wipe it. One that is gone is no error."""
     if not is_id(hsm_id, "hsm"):
         raise HsmsimError(f"{hsm_id!r} is no HSM's id.")
-    with state.lock(places):
-        fleet = state.load(places)
-        if any(hsm.hsm_id == hsm_id for hsm in fleet.hsms()):
-            cluster = fleet.cluster_of(hsm_id)
-            others = tuple(hsm for hsm in cluster.hsms if hsm.hsm_id != hsm_id)
-            _leave(places, hsm_id, [hsm.hsm_id for hsm in others])
+    cluster_id = next((one.cluster_id for one in state.load(places).clusters if _has(one, hsm_id)), "")
+    with alone(places, [cluster_id] if cluster_id else []):
+        cluster = next((one for one in state.load(places).clusters if _has(one, hsm_id)), None)
+        if cluster is not None:
+            _leave(places, hsm_id, [hsm.hsm_id for hsm in cluster.hsms if hsm.hsm_id != hsm_id])
             launch.stop(places, [hsm_id])
-            state.save(places, fleet.with_cluster(structs.replace(cluster, hsms=others)))
+            with state.lock(places):
+                _forget(places, hsm_id)
         _wipe(places.hsm_folder(hsm_id))
         places.socket(hsm_id).unlink(missing_ok=True)
+
+
+def _has(cluster: state.Cluster, hsm_id: str) -> bool:
+    return any(hsm.hsm_id == hsm_id for hsm in cluster.hsms)
+
+
+def _forget(places: Places, hsm_id: str) -> None:
+    fleet = state.load(places)
+    cluster = fleet.cluster_of(hsm_id)
+    others = tuple(hsm for hsm in cluster.hsms if hsm.hsm_id != hsm_id)
+    state.save(places, fleet.with_cluster(structs.replace(cluster, hsms=others)))
 
 
 def _leave(places: Places, hsm_id: str, others: list[str]) -> None:
@@ -237,7 +282,7 @@ def delete_cluster(places: Places, cluster_id: str) -> None:
     """Forget a cluster without HSMs. Its images stay; one that is gone is no error."""
     if not is_id(cluster_id, "cluster"):
         raise HsmsimError(f"{cluster_id!r} is no cluster's id.")
-    with state.lock(places):
+    with alone(places, [cluster_id]), state.lock(places):
         fleet = state.load(places)
         left = tuple(cluster for cluster in fleet.clusters if cluster.cluster_id != cluster_id)
         if left != fleet.clusters:
@@ -248,6 +293,7 @@ def delete_cluster(places: Places, cluster_id: str) -> None:
         folder = places.cluster_folder(cluster_id)
         if folder.exists():
             shutil.rmtree(folder)
+        (places.home / _lock_name(cluster_id)).unlink(missing_ok=True)  # no other cluster will have this id
 
 
 # ---- clusters --------------------------------------------------------------------------------------------------------

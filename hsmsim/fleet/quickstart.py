@@ -70,8 +70,7 @@ def bring_up(places: Places, say: Callable[[str], None], *, hsms: int = HSMS, en
 
 def start(places: Places) -> None:
     """Start the HSMs that there are."""
-    with state.lock(places):
-        operations.run(places, _hsm_ids(places))
+    operations.start(places, _hsm_ids(places))
 
 
 def activate(places: Places, cluster_id: str, say: Callable[[str], None]) -> None:
@@ -86,7 +85,8 @@ def _hsm_ids(places: Places) -> list[str]:
 
 
 def _start(places: Places, hsm_ids: list[str]) -> None:
-    operations.run(places, hsm_ids)
+    operations.begin(places, hsm_ids)
+    launch.wait_ready(places, hsm_ids)
 
 
 def _initialize(places: Places, cluster_id: str, say: Callable[[str], None]) -> None:

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from hsmsim.authz.principal import Credential
     from hsmsim.clock import Clock
     from hsmsim.fleet.protocol import Request
-    from hsmsim.services.kernel import Authorizer, Ids, Reconciler, Service
+    from hsmsim.services.kernel import Authorizer, Ids, PartedReconciler, Reconciler, Service
     from hsmsim.storage.database import Database
 
 
@@ -93,5 +93,5 @@ class Parts:
     credentials: Credentials
     authorizer: Authorizer
     recorder: Recorder
-    reconcilers: tuple[Reconciler, ...] = ()
+    reconcilers: tuple[Reconciler | PartedReconciler, ...] = ()
     routes: Mapping[tuple[str, str], Route] = field(default_factory=dict)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Final, Protocol, TypeAlias, TypeVar, runtime_checkable
 
 import msgspec
 
@@ -214,6 +214,19 @@ class Reconciler(Protocol):
 
     def step(self) -> float | None:
         """Do what is due; seconds (simulated time) until something is due again, None: not before it is woken."""
+
+
+@runtime_checkable
+class PartedReconciler(Protocol):
+    """A reconciler of many things that do not wait for each other: each is followed on its own, a few at a time."""
+
+    name: str
+
+    def parts(self) -> Iterable[str]:
+        """Return the names of all; looked at when it is woken."""
+
+    def step(self, part: str) -> float | None:
+        """As Reconciler.step, for this one; never twice at once for the same."""
 
 
 ANY: Final = "*"

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.cloudhsm import ACCOUNT, REGION, Simulator, refused, simulator
 from support.fleet import patiently
 
+from hsmsim.fleet import launch
 from hsmsim.fleet import protocol as p
 
 if TYPE_CHECKING:
@@ -251,3 +254,21 @@ def test_an_hsm_that_dies_is_degraded_until_it_serves_again(sim: Simulator) -> N
     assert len(sim.backups(clusterIds=[id_])) == backups + 1
     with user(sim, sim.add(id_)):
         pass
+
+
+def test_a_cluster_whose_hsm_hangs_delays_no_other(sim: Simulator) -> None:
+    hanging, hsm = sim.active()
+    sim.settled(hanging)
+    pid = launch.pid_of(sim.fleet.places, hsm["HsmId"])
+    assert pid is not None
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        second = sim.client().create_hsm(ClusterId=hanging, AvailabilityZone=f"{REGION}b")["Hsm"]["HsmId"]
+        other, _ = sim.active()  # the fleet and the gateway's worker do all that this takes
+        sim.add(other, "b")
+        found = {one["HsmId"]: one["State"] for one in sim.cluster(hanging)["Hsms"]}
+        assert found[second] == "CREATE_IN_PROGRESS"
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    shown = sim.when(hanging, lambda found: all(one["State"] == "ACTIVE" for one in found["Hsms"]))
+    assert {one["HsmId"] for one in shown["Hsms"]} == {hsm["HsmId"], second}

@@ -12,6 +12,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -36,7 +37,7 @@ class Doom:
 
     def __init__(self, worker: Worker) -> None:
         self._armed = os.environ.get("TESTS_DIE_AT", "")
-        self._under_way = ""
+        self._here = threading.local()  # each cluster has a thread of its own
         self._fleet = worker._fleet
         worker._fleet = self
         worker._steps = {do: partial(self._run, do.name, step) for do, step in worker._steps.items()}
@@ -51,14 +52,14 @@ class Doom:
 
     def _run(self, name: str, step: Callable[[Scene, str], None], scene: Scene, id_: str) -> None:
         self._at(name, "before")
-        self._under_way = name
+        self._here.step = name
         step(scene, id_)
-        self._under_way = ""
+        self._here.step = ""
         self._at(name, "after")
 
     def call(self, request: Any, result: Any) -> Any:
         answer = self._fleet.call(request, result)
-        self._at(self._under_way, "between")
+        self._at(getattr(self._here, "step", ""), "between")
         return answer
 
 

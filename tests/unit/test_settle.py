@@ -13,6 +13,8 @@ from hsmsim.gateway.reconcile import Reconcilers
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
+    import pytest
+
 
 @dataclass
 class Work:
@@ -105,3 +107,93 @@ def test_one_that_fails_is_named_and_later_done() -> None:
         assert reconcilers.settle(0.05) == ["broken"]
         broken[0] = False
         assert reconcilers.settle(reconcile.LAST_RETRY_S) == []
+
+
+@dataclass
+class Parts:
+    """A reconciler whose parts do what they are told."""
+
+    do: dict[str, Callable[[], float | None]]
+    name: str = "parts"
+    taken: list[str] = field(default_factory=list)
+
+    def parts(self) -> list[str]:
+        return list(self.do)
+
+    def step(self, part: str) -> float | None:
+        self.taken.append(part)
+        return self.do[part]()
+
+
+@contextmanager
+def following(parts: Parts) -> Iterator[Reconcilers]:
+    reconcilers = Reconcilers()
+    reconcilers.start([parts])
+    try:
+        yield reconcilers
+    finally:
+        reconcilers.stop()
+
+
+def test_a_part_that_hangs_holds_up_no_other_and_never_runs_twice() -> None:
+    free, begun, done = threading.Event(), threading.Event(), [0]
+
+    def hang() -> None:
+        begun.set()
+        assert free.wait(30)
+
+    def work() -> None:
+        done[0] += 1
+
+    parts = Parts({"hangs": hang, "works": work})
+    with following(parts) as reconcilers:
+        try:
+            assert begun.wait(30)
+            for number in range(1, 4):
+                assert reconcilers.settle(0.02) == ["parts"]
+                reached = threading.Event()
+                parts.do[f"new {number}"] = lambda reached=reached: reached.set()  # type: ignore[misc]
+                reconcilers.wake("parts")
+                assert reached.wait(30)
+            assert parts.taken.count("hangs") == 1
+            assert done[0] > 0
+        finally:
+            free.set()
+        assert reconcilers.settle(30) == []
+        assert parts.taken.count("hangs") > 1
+
+
+def test_a_part_is_stepped_until_nothing_is_due_and_again_when_it_is() -> None:
+    left, again = [3], threading.Event()
+
+    def do() -> float | None:
+        if left[0]:
+            left[0] -= 1
+            return 0.0
+        again.set()
+        return 0.01
+
+    with following(Parts({"one": do})) as reconcilers:
+        assert reconcilers.settle(30) == []
+        assert left[0] == 0
+        again.clear()
+        assert again.wait(30)
+
+
+def test_a_part_that_fails_is_tried_again_and_a_list_that_fails_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(reconcile, "FIRST_RETRY_S", 0.01)
+    failures = {"list": 2, "step": 2}
+
+    def failing(what: str) -> None:
+        if failures[what]:
+            failures[what] -= 1
+            raise OSError("away")
+
+    class Broken(Parts):
+        def parts(self) -> list[str]:
+            failing("list")
+            return super().parts()
+
+    with following(Broken({"one": lambda: failing("step")})) as reconcilers:
+        assert reconcilers.settle(30) == []
+        assert failures == {"list": 0, "step": 0}

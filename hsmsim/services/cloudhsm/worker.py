@@ -62,7 +62,7 @@ class Fleet(Protocol):
 
 
 class Worker:
-    """The reconciler of all clusters."""
+    """The reconciler of all clusters; each is a part of its own."""
 
     name = WORKER
 
@@ -84,7 +84,6 @@ class Worker:
         self._network = network
         self._settings = settings
         self._failures: dict[str, tuple[int, float]] = {}
-        self._views: list[protocol.HsmView] | None = None
         self._steps: Mapping[Do, Callable[[Scene, str], None]] = {
             Do.CREATED: self._created,
             Do.RESTORED: self._restored,
@@ -111,28 +110,25 @@ class Worker:
 
     # ---- going on ------------------------------------------------------------------------------------------------
 
-    def step(self) -> float | None:
-        """Do what is due in every cluster; seconds until something is due again."""
+    def parts(self) -> list[str]:
+        """Return the clusters' ids."""
         with self._database.read() as tx:
-            ids = [cluster.id for cluster in store.clusters(tx)]
-        self._views = None
-        pauses = [pause for id_ in ids if (pause := self._follow(id_)) is not None]
-        return min(pauses, default=None)
+            return [cluster.id for cluster in store.clusters(tx)]
 
-    def _follow(self, cluster_id: str) -> float | None:
+    def step(self, part: str) -> float | None:
         """Do some steps of one cluster; seconds until it needs another look, None where only a wake can bring one."""
-        failures, until = self._failures.get(cluster_id, (0, 0.0))
+        failures, until = self._failures.get(part, (0, 0.0))
         left = until - self._clock.monotonic_ns() / 1e9
         if left > 0:
             return left
         try:
-            pause = self._go_on(cluster_id)
+            pause = self._go_on(part)
         except (HsmsimError, OSError, frames.FrameError) as error:
             pause = min(RETRY_S[0] * 2**failures, RETRY_S[1])
-            self._failures[cluster_id] = failures + 1, self._clock.monotonic_ns() / 1e9 + pause
-            self._tell(cluster_id, error)
+            self._failures[part] = failures + 1, self._clock.monotonic_ns() / 1e9 + pause
+            self._tell(part, error)
         else:
-            self._failures.pop(cluster_id, None)
+            self._failures.pop(part, None)
         return pause
 
     def _go_on(self, cluster_id: str) -> float | None:
@@ -153,19 +149,13 @@ class Worker:
             backups = store.backups(tx, store.BACKUPS.c.cluster == cluster_id)
             wanted = store.wanted_images(tx)
         assert cluster is not None  # noqa: S101 - the rows of clusters are never removed
+        views = self._fleet.call(protocol.ListHsms(cluster_id), list[protocol.HsmView]) if hsms else []
         own = {hsm.id for hsm in hsms}
-        seen = {view.hsm_id: _seen(view) for view in (self._seen_now() if hsms else ()) if view.hsm_id in own}
+        seen = {view.hsm_id: _seen(view) for view in views if view.hsm_id in own}
         return Scene(cluster, tuple(hsms), tuple(backups), seen, self._clock.time()), wanted
-
-    def _seen_now(self) -> list[protocol.HsmView]:
-        """Return all HSMs as the fleet saw them after the last step."""
-        if self._views is None:
-            self._views = self._fleet.call(protocol.ListHsms(), list[protocol.HsmView])
-        return self._views
 
     def _do(self, scene: Scene, step: Step) -> None:
         _LOG.info("%s (%s): %s %s", scene.cluster.id, scene.cluster.state, step.do.name, step.id)
-        self._views = None
         self._steps[step.do](scene, step.id)
 
     def _tell(self, cluster_id: str, error: Exception) -> None:
