@@ -11,6 +11,7 @@ import msgspec
 
 from hsmsim.errors import AwsError, HsmsimError
 from hsmsim.gateway.codec.wire import HttpRequest, HttpResponse, join_headers
+from hsmsim.gateway.crowd import Bodies
 from hsmsim.gateway.directory import NO_MODEL, guess_protocol
 from hsmsim.gateway.http import TLS
 
@@ -26,10 +27,10 @@ Send: TypeAlias = Callable[[Message], Awaitable[None]]
 HEALTH: Final = "/_hsmsim/health"
 MAX_BODY: Final = 2 << 20
 """Above every limit of the services here (the largest is a form with a policy); object storage will stream."""
+MAX_BODIES: Final = 64 << 20
+"""Of all clients at once, without those that are small."""
 BODY_TIMEOUT_S: Final = 20.0
-SEND_TIMEOUT_S: Final = 20.0
 _SMALL: Final = 64 << 10
-"""What the transport takes at once, whether or not the client reads."""
 _LOG: Final = logging.getLogger("hsmsim.gateway")
 _CLOSE: Final = ("Connection", "close")
 
@@ -47,6 +48,7 @@ class AwsApp:
 
     def __init__(self, pipeline: Pipeline, version: str) -> None:
         self._pipeline = pipeline
+        self._bodies = Bodies(MAX_BODIES, _SMALL)
         self._health = msgspec.json.encode({"status": "ok", "version": version})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -65,7 +67,7 @@ class AwsApp:
             scope["state"].get(TLS),
         )
         try:
-            request.body = await _body(headers, receive)
+            request.body = await _body(headers, receive, self._bodies)
         except TooLargeError:
             error = AwsError("RequestEntityTooLarge", f"The body is larger than {MAX_BODY} bytes.", 413)
             answer = guess_protocol(request).fail(NO_MODEL, error, "")
@@ -77,18 +79,19 @@ class AwsApp:
         await _send(send, answer)
 
 
-async def _body(headers: Mapping[str, str], receive: Receive) -> bytes:
+async def _body(headers: Mapping[str, str], receive: Receive, bodies: Bodies) -> bytes:
     announced = headers.get("content-length", "0")
     if announced.isdigit() and int(announced[:20]) > MAX_BODY:
         raise TooLargeError
     try:
-        async with asyncio.timeout(BODY_TIMEOUT_S):
-            return await _parts(receive)
+        async with asyncio.timeout(BODY_TIMEOUT_S) as limit:
+            with bodies.coming(limit):
+                return await _parts(receive, lambda size: bodies.grown(limit, size))
     except TimeoutError as error:
         raise GoneError from error
 
 
-async def _parts(receive: Receive) -> bytes:
+async def _parts(receive: Receive, grown: Callable[[int], None]) -> bytes:
     parts: list[bytes] = []
     size = 0
     while True:
@@ -99,6 +102,7 @@ async def _parts(receive: Receive) -> bytes:
         size += len(message["body"])
         if size > MAX_BODY:
             raise TooLargeError
+        grown(size)
         if not message["more_body"]:
             return parts[0] if len(parts) == 1 else b"".join(parts)
 
@@ -108,28 +112,21 @@ async def _send(send: Send, answer: HttpResponse) -> None:
     headers.append((b"content-length", b"%d" % len(answer.body)))
     start = {"type": "http.response.start", "status": answer.status, "headers": headers}
     body = {"type": "http.response.body", "body": answer.body}
-    if len(answer.body) <= _SMALL:
-        await send(start)
-        await send(body)
-        return
-    try:
-        async with asyncio.timeout(SEND_TIMEOUT_S):
-            await send(start)
-            await send(body)
-    except TimeoutError:
-        _LOG.info("A client did not read its answer.")
+    await send(start)
+    await send(body)
 
 
 class ManagementApp:
     """What answers on the management socket: JSON in, JSON out. Who may open the socket may do all."""
 
     def __init__(self, routes: Mapping[tuple[str, str], Route], version: str) -> None:
+        self._bodies = Bodies(MAX_BODIES, _SMALL)
         self._routes = {("GET", HEALTH): lambda _: {"status": "ok", "version": version}, **routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one call."""
         try:
-            body = await _body(join_headers(scope["headers"]), receive)
+            body = await _body(join_headers(scope["headers"]), receive, self._bodies)
         except (TooLargeError, GoneError):
             await _send(send, HttpResponse(400, [_CLOSE]))
             return

@@ -17,6 +17,7 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
@@ -30,8 +31,9 @@ from hsmsim.gateway import manage, sigv4
 from hsmsim.gateway.app import AwsApp, ManagementApp
 from hsmsim.gateway.authenticate import Authenticator
 from hsmsim.gateway.behind import Behind
+from hsmsim.gateway.crowd import Crowd
 from hsmsim.gateway.fleet import NoFleet, SocketFleet
-from hsmsim.gateway.http import KEEP_ALIVE_S, BoundedProtocol
+from hsmsim.gateway.http import HANDSHAKE_TIMEOUT_S, KEEP_ALIVE_S, MAX_CONNECTIONS, BoundedProtocol
 from hsmsim.gateway.pipeline import Limits, Pipeline
 from hsmsim.gateway.ports import Parts, Ports
 from hsmsim.gateway.reconcile import Reconcilers
@@ -53,15 +55,37 @@ _LOG: Final = logging.getLogger("hsmsim.gateway")
 
 @dataclass(frozen=True, slots=True)
 class Listener:
-    """A socket and what answers on it."""
+    """A socket, what answers on it, and the connections that it shares its places with."""
 
     socket: socket.socket
     app: Any
+    crowd: Crowd
     tls: ssl.SSLContext | None = None
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, with signals left to the process."""
+    """uvicorn, with signals left to the process, and a handshake of TLS given up earlier than asyncio does."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen."""
+        await self.lifespan.startup()
+        loop, config = asyncio.get_running_loop(), self.config
+
+        def protocol() -> asyncio.Protocol:
+            made: asyncio.Protocol = config.http_protocol_class(  # type: ignore[call-arg]
+                config=config, server_state=self.server_state, app_state=self.lifespan.state
+            )
+            return made
+
+        self.servers = []
+        for one in sockets or []:
+            patience = HANDSHAKE_TIMEOUT_S if config.ssl else None
+            self.servers.append(
+                await loop.create_server(
+                    protocol, sock=one, ssl=config.ssl, backlog=config.backlog, ssl_handshake_timeout=patience
+                )
+            )
+        self.started = True
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -140,11 +164,13 @@ async def _serve(config: GatewayConfig, build: Build, clock: Clock) -> None:
 
 
 async def _listen(config: GatewayConfig, aws: AwsApp, management: ManagementApp) -> None:
-    listeners = [Listener(_unix_socket(config.socket), management)]
+    most = min(MAX_CONNECTIONS, resource.getrlimit(resource.RLIMIT_NOFILE)[0] // 2)
+    own, public = Crowd(most), Crowd(most)
+    listeners = [Listener(_unix_socket(config.socket), management, own)]
     if config.port is not None:
-        listeners.append(Listener(_tcp_socket(config.host, config.port), aws))
+        listeners.append(Listener(_tcp_socket(config.host, config.port), aws, public))
     if config.tls_port is not None:
-        listeners.append(Listener(_tcp_socket(config.host, config.tls_port), aws, _tls(config)))
+        listeners.append(Listener(_tcp_socket(config.host, config.tls_port), aws, public, _tls(config)))
     servers = [_Server(_uvicorn_config(listener)) for listener in listeners]
     _stop_on_signals(servers)
     tasks = [
@@ -195,7 +221,7 @@ def _uvicorn_config(listener: Listener) -> uvicorn.Config:
     context = listener.tls
     config = uvicorn.Config(
         listener.app,
-        http=BoundedProtocol,
+        http=partial(BoundedProtocol, listener.crowd),  # type: ignore[arg-type]
         ws="none",
         loop="none",
         lifespan="off",
