@@ -63,7 +63,7 @@ def works(gateway: Gateway, authority: Path | None = None) -> None:
 
 def closed(connection: socket.socket) -> bool:
     """Whether the gateway has closed it by now; what it answered before is read."""
-    connection.setblocking(False)
+    connection.settimeout(0)
     try:
         while connection.recv(65536):
             pass
