@@ -15,7 +15,7 @@ from sqlalchemy import text
 
 from hsmsim.authz.principal import Caller, Credential, Kind
 from hsmsim.errors import AwsError, HsmsimError
-from hsmsim.gateway.__main__ import main
+from hsmsim.gateway.command import main
 from hsmsim.gateway.ports import Parts, Ports
 from hsmsim.services.kernel import Access, Call, Mode, Nothing, Request, Service
 
