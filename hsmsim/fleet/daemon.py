@@ -78,6 +78,7 @@ class Daemon:
 
     def serve(self, listener: socket.socket) -> None:
         """Answer until stop()."""
+        self._roots.begin()
         threading.Thread(target=self._watch, name="watch", daemon=True).start()
         while not self._stop.is_set():
             try:

@@ -92,7 +92,7 @@ def main() -> None:
 
 
 class Roots:
-    """The fleet's end: starts the process at its first use, ends it with close(). Safe from any thread."""
+    """The fleet's end: starts the process at its first use or before, ends it with close(). Safe from any thread."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
@@ -106,6 +106,11 @@ class Roots:
         self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def begin(self) -> None:
+        """Start the process before it is needed: it reads its programs while nobody waits for it."""
+        with self._lock:
+            self._started()
 
     def manufacture(self, hsm_id: str) -> None:
         """Make HOME/hsms/<id>."""
