@@ -28,6 +28,7 @@ HSM_TYPE: Final = "hsm2m.medium"
 MODE: Final = "NON_FIPS"
 PATIENCE_S: Final = 90.0
 _PAUSES_S: Final = (0.1, 2.0)
+_SETTLE_S: Final = 2.0
 _WORKS: Final = frozenset({"INITIALIZED", "ACTIVE"})
 
 
@@ -144,7 +145,7 @@ class Customer:
                 raise HsmsimError(f"{cluster_id} is {cluster['State']} for too long. {' '.join(said)}".rstrip())
             time.sleep(pause)
             pause = min(max(2 * pause, _PAUSES_S[0]), _PAUSES_S[1])
-            manage.settle(self._management)
+            manage.settle(self._management, _SETTLE_S)  # another cluster may hang: that is not waited for
         return cluster
 
 

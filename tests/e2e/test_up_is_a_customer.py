@@ -30,6 +30,8 @@ def clusters(one: Whole) -> list[dict[str, Any]]:
 
 def test_the_api_shows_the_cluster_and_the_module_uses_it(fresh: Whole) -> None:
     fresh.run("up", "--detach")
+    events = json.loads(fresh.shell("aws cloudtrail lookup-events"))["Events"]
+    assert 5 <= len(events) < 50, "a customer who waits does not fill the event history"
     (cluster,) = clusters(fresh)
     assert (cluster["State"], cluster["HsmType"], cluster["Mode"]) == ("ACTIVE", "hsm2m.medium", "NON_FIPS")
     assert cluster["TagList"] == [{"Key": "hsmsim", "Value": "quickstart"}]
