@@ -136,6 +136,6 @@ def fleet() -> Iterator[Fleet]:
         yield made
     finally:
         if made.process is not None and made.process.poll() is None:
-            made.end()
+            made.end(signal.SIGTERM)  # in order: nothing of it writes in the folder any more
         launch.stop(made.places, [hsm.hsm_id for hsm in state.load(made.places).hsms()], 1)
         shutil.rmtree(folder)
