@@ -3,6 +3,7 @@
 Rules: chosen once, before there is anything; each cluster has a schema of its own, and so has the gateway. `LOCAL` is a
 server of the simulator's own (`postgresql.LocalServer`), which starts and ends with it. A URL holds no password: libpq
 finds it in a password file (`?passfile=`) or a service file, or the server takes the user by peer or certificate.
+SQLAlchemy is imported for PostgreSQL only: where rows are in files, no command and no daemon waits for it.
 """
 
 from __future__ import annotations
@@ -13,12 +14,10 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from msgspec import structs
-from sqlalchemy import make_url
 
 from hsmsim.errors import HsmsimError
 from hsmsim.fleet import state
 from hsmsim.fleet.postgresql import LocalServer
-from hsmsim.storage.database import drop_schema, in_schema, is_sqlite
 
 if TYPE_CHECKING:
     from hsmsim.config import Places
@@ -44,6 +43,10 @@ def choose(places: Places, wanted: str) -> None:
 
 
 def _check(url: str) -> None:
+    from sqlalchemy import make_url  # noqa: PLC0415 - see the module's docstring
+
+    from hsmsim.storage.database import in_schema, is_sqlite  # noqa: PLC0415
+
     if is_sqlite(url):
         raise HsmsimError("SQLite's files are in the state folder; leave --database out for that.")
     if make_url(url).password:
@@ -58,13 +61,19 @@ def url_of(places: Places, name: str) -> str:
     """The URL of what a cluster (its id) or `gateway` has in PostgreSQL; empty where rows are in SQLite."""
     chosen = state.load(places).database
     base = server(places).url if chosen == LOCAL else chosen
-    return in_schema(base, name.replace("-", "_")) if base else ""
+    if not base:
+        return ""
+    from hsmsim.storage.database import in_schema  # noqa: PLC0415 - see the module's docstring
+
+    return in_schema(base, name.replace("-", "_"))
 
 
 def drop(places: Places, cluster_id: str) -> None:
     """Remove a cluster's rows from PostgreSQL, if they are there."""
     url = url_of(places, cluster_id)
     if url:
+        from hsmsim.storage.database import drop_schema  # noqa: PLC0415 - see the module's docstring
+
         drop_schema(url)
 
 
