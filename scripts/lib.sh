@@ -63,6 +63,7 @@ package_there() {
     openssh-server) [[ -x /usr/sbin/sshd ]] ;;
     openssh-client) command -v ssh-keygen && command -v ssh-agent ;;
     openjdk-17-jdk-headless) command -v keytool && command -v javac ;;
+    postgresql) ls /usr/lib/postgresql/*/bin/initdb ;;
     libclang-rt-14-dev) ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a ;;
     *) command -v "$1" ;;
     esac >/dev/null 2>&1
