@@ -82,7 +82,7 @@ class Customer:
         return cluster_id
 
     def _grow(self, cluster_id: str, say: Callable[[str], None], wanted: int, of: int) -> None:
-        while (there := len(self._settled(cluster_id)["Hsms"])) < wanted:
+        while (there := len(self._serving(cluster_id)["Hsms"])) < wanted:
             say(f"Making HSM {there + 1} of {of}")
             self.create_hsm(cluster_id)
 
@@ -123,7 +123,7 @@ class Customer:
 
     def _initialize(self, places: Places, cluster_id: str, say: Callable[[str], None]) -> None:
         """Sign the cluster's request with a CA that is kept in HOME, unless that is done."""
-        cluster = self._settled(cluster_id)
+        cluster = self._serving(cluster_id)
         if cluster["State"] in _WORKS:
             return
         say("Signing the cluster's certificate")
@@ -135,6 +135,10 @@ class Customer:
     def _settled(self, cluster_id: str) -> dict[str, Any]:
         """Wait until nothing is under way in a cluster, and return it."""
         return self._wait(cluster_id, _is_settled)
+
+    def _serving(self, cluster_id: str) -> dict[str, Any]:
+        """The same, where the HSMs run: a gateway that started before they did has yet to see it."""
+        return self._wait(cluster_id, lambda cluster: _is_settled(cluster) and cluster["State"] != "DEGRADED")
 
     def _wait(self, cluster_id: str, met: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
         """Wait with few calls: each is an event in CloudTrail, so the gateway itself says when to look again."""
