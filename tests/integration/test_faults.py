@@ -191,3 +191,16 @@ def test_faults_last_over_a_restart(engine: str) -> None:
         began = time.monotonic()
         with hsm.user("alice"):
             assert time.monotonic() - began >= 0.4  # HELLO and LOGIN
+
+
+def test_the_vault_catches_up_when_there_is_a_disk_again(pair: Cluster, suffer: Callable[..., Hsm]) -> None:
+    first, second = pair.hsms
+    with first.user("alice") as client:
+        patiently(lambda: client.aes(token=True))
+        before = second.settled().vault_objects
+        suffer(disk=Disk.FULL)
+        time.sleep(0.5)
+        handles = [client.aes(token=True) for _ in range(3)]  # acknowledged: the second HSM has the rows
+        eventually(lambda: second.info().vault_pending == len(handles), 20)
+        suffer()
+        assert second.settled().vault_objects == before + len(handles)

@@ -105,7 +105,11 @@ class Client:
         """seconds: how long each answer is waited for."""
         self.wire = HsmClient.connect(path, partition, profile=profile, seconds=seconds)
         self.login_ticket = b""
-        self.open(1)
+        try:
+            self.open(1)
+        except BaseException:
+            self.wire.close()
+            raise
 
     def __enter__(self) -> Self:
         return self

@@ -12,6 +12,7 @@ import logging
 import queue
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeVar
@@ -42,6 +43,8 @@ SCAN: Final = 64
 IDLE_SECONDS: Final = 0.03
 PATIENCE_SECONDS: Final = 1.0
 TRIES: Final = 3
+AGAIN_SECONDS: Final = 2.0
+"""When what SoftHSM2 did not take (a full disk) is tried again."""
 TYPES: Final = {
     CKK.RSA: KeyType.RSA,
     CKK.EC: KeyType.EC,
@@ -95,6 +98,8 @@ class Vault:
         self._replica = replica
         self._stored: dict[int, int] = {}  # handle -> partition
         self._todo: queue.Queue[object] = queue.Queue()
+        self._owed: dict[int, None] = {}  # handles that SoftHSM2 did not take, in turn; the thread's own
+        self._again = 0.0
         self._asked = 0.0
         self._stopping = False
         self._thread = threading.Thread(target=self._write_behind, name="vault", daemon=True)
@@ -182,7 +187,7 @@ class Vault:
     @property
     def pending(self) -> int:
         """Rows that wait for their token object, and objects that wait to be removed."""
-        return self._todo.unfinished_tasks
+        return self._todo.unfinished_tasks + len(self._owed)
 
     def follow(self, rows: Iterable[object]) -> None:
         """Rows changed: write or remove their objects in the background."""
@@ -201,15 +206,35 @@ class Vault:
 
     def _write_behind(self) -> None:
         while not self._stopping:
-            todo = self._todo.get()
-            if isinstance(todo, int):
-                self._give_way()
-                self._settle(todo)
-            elif isinstance(todo, PartitionRow):
-                self._guarded(todo.id, partial(self.tokens.get, todo.id))
-            elif todo is _START:
-                self._reconcile()
-            self._todo.task_done()
+            with suppress(queue.Empty):
+                self._do(self._todo.get(timeout=AGAIN_SECONDS if self._owed else None))
+                self._todo.task_done()
+            if self._owed and time.monotonic() > self._again:
+                self._try_again()
+
+    def _try_again(self) -> None:
+        """One that is not taken again goes behind the others; after a few of them there is no use in asking on."""
+        refused = 0
+        for handle in list(self._owed):
+            taken = self._settle(handle)
+            del self._owed[handle]
+            if not taken:
+                self._owed[handle] = None
+                refused += 1
+            if refused == TRIES or self._stopping:
+                break
+        self._again = time.monotonic() + AGAIN_SECONDS
+
+    def _do(self, todo: object) -> None:
+        if isinstance(todo, int):
+            self._give_way()
+            if not self._settle(todo):
+                self._again = self._again if self._owed else time.monotonic() + AGAIN_SECONDS
+                self._owed[todo] = None
+        elif isinstance(todo, PartitionRow):
+            self._guarded(todo.id, partial(self.tokens.get, todo.id))
+        elif todo is _START:
+            self._reconcile()
 
     def _give_way(self) -> None:
         """Let those who make keys go first: they would wait 10 ms for each object that is written here."""
@@ -261,12 +286,13 @@ class Vault:
                         one.destroy()
                     self._stored[handle] = partition
 
-    def _settle(self, handle: int) -> None:
-        """Bring SoftHSM2's object in step with the row."""
+    def _settle(self, handle: int) -> bool:
+        """Bring SoftHSM2's object in step with the row; False where it did not take it."""
         for _ in range(TRIES):
             if self._guarded(handle, partial(self._step, handle)):
-                return
+                return True
             self._guarded(handle, partial(self._remove, handle))  # a failed unwrap leaves an object behind
+        return False
 
     def _step(self, handle: int) -> None:
         row = self._replica.objects.get(handle)
