@@ -23,8 +23,14 @@ class SocketFleet:
 
     def call(self, request: Request, result: type[_T]) -> _T:
         """Ask; see ports.Fleet."""
-        with FleetClient(self._path) as client:
-            return client.call(request, result)
+        try:
+            with FleetClient(self._path) as client:
+                return client.call(request, result)
+        except OSError as error:
+            raise HsmsimError(
+                f"The fleet's daemon, which has the HSMs, does not answer ({error.strerror or error}). It is asked "
+                "again soon. Start it, if it does not run: hsmsim up"
+            ) from error
 
 
 class NoFleet:

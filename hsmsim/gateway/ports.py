@@ -50,7 +50,7 @@ class Fleet(Protocol):
     """The fleet's daemon, which has the HSMs (hsmsim.fleet.protocol)."""
 
     def call(self, request: Request, result: type[T]) -> T:
-        """Ask; safe from any thread, blocks. FleetError: it refused; OSError, FrameError: ask again later."""
+        """Ask; safe from any thread, blocks. HsmsimError: it refused (a FleetError), or is away."""
 
 
 Route: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]

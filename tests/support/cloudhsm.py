@@ -18,7 +18,7 @@ import boto3
 import pytest
 from botocore.config import Config
 from botocore.exceptions import ClientError, ConnectionClosedError
-from support.fleet import ROOT, Fleet, fleet
+from support.fleet import PROGRAM, ROOT, Fleet, fleet
 from support.hsm import ADMIN, USERS, Client
 
 from hsmsim.hsm import messages as m
@@ -74,6 +74,8 @@ class Simulator:
     vpc: str = ""
     subnets: list[str] = field(default_factory=list)
     """In zones a, b and c of one VPC; then another in a of the same VPC, and one in b of another."""
+    killed: set[str] = field(default_factory=set)
+    """The places at which the gateway was killed, see `dying`."""
 
     # ---- processes -----------------------------------------------------------------------------------------------
 
@@ -130,10 +132,22 @@ class Simulator:
         self.manage("POST", "/die", at=places[0])
         with suppress(ConnectionClosedError, ConnectionError):
             yield
-        for following in (*places[1:], ""):
-            assert self.process is not None
-            assert self.process.wait(PATIENCE_S) == -signal.SIGKILL
+        for place, following in zip(places, (*places[1:], ""), strict=True):
+            self.dead(place)
             self.start(following)
+
+    def dead(self, place: str) -> None:
+        """Wait until the gateway has been killed at this place."""
+        assert self.process is not None
+        try:
+            assert self.process.wait(PATIENCE_S) == -signal.SIGKILL, self.log[-4000:]
+        except subprocess.TimeoutExpired:
+            pytest.fail(f"The gateway never came to {place}.\n{self.log[-4000:]}")
+        self.killed.add(place)
+
+    def asked(self) -> set[str]:
+        """The steps that have asked the fleet for something."""
+        return set((self.fleet.places.home / "asked").read_text(encoding="ascii").split())
 
     @property
     def log(self) -> str:
@@ -317,9 +331,9 @@ def refused(code: str, text: str = "", status: int = 400) -> Iterator[None]:
 
 
 @contextmanager
-def simulator(**config: Any) -> Iterator[Simulator]:
-    """Processes that run; all of them are gone at the end."""
-    with fleet() as made:
+def simulator(program: tuple[str, ...] = PROGRAM, **config: Any) -> Iterator[Simulator]:
+    """Processes that run, the fleet's daemon from this program; all of them are gone at the end."""
+    with fleet(program) as made:
         one = Simulator(made, made.places.home.parent, config)
         try:
             one.start()

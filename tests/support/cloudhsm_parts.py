@@ -3,7 +3,8 @@
 Run as a program: python cloudhsm_parts.py CONFIG. On the management socket: POST /advance {"seconds": n};
 POST /die {"at": "STEP before"}: the process is killed by SIGKILL at the worker's next STEP (a Do): before it does
 anything; "STEP between": once the fleet has answered and no row says so; "STEP after": once the rows do. TESTS_DIE_AT
-is the same for the first steps.
+is the same for the first steps. HOME/asked names the steps that asked the fleet for something, those that can die
+between.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ from hsmsim.config import Places
 from hsmsim.fleet import simclock
 from hsmsim.gateway import assembly, process
 from hsmsim.gateway.config import GatewayConfig
+from hsmsim.services.cloudhsm import worker as cloudhsm
 from hsmsim.services.cloudhsm.worker import Worker
 
 if TYPE_CHECKING:
@@ -32,10 +34,15 @@ if TYPE_CHECKING:
     from hsmsim.services.cloudhsm.model import Scene
 
 
+RETRY_S = (0.1, 0.4)
+"""Tests that kill whom the worker asks do not wait as long as people would."""
+
+
 class Doom:
     """Kills the process at one step of the worker."""
 
-    def __init__(self, worker: Worker) -> None:
+    def __init__(self, worker: Worker, asked: Path) -> None:
+        self._asked = asked
         self._armed = os.environ.get("TESTS_DIE_AT", "")
         self._here = threading.local()  # each cluster has a thread of its own
         self._fleet = worker._fleet
@@ -59,12 +66,18 @@ class Doom:
 
     def call(self, request: Any, result: Any) -> Any:
         answer = self._fleet.call(request, result)
-        self._at(getattr(self._here, "step", ""), "between")
+        under_way = getattr(self._here, "step", "")
+        if under_way:
+            with self._asked.open("a", encoding="ascii") as file:
+                file.write(f"{under_way}
+")
+            self._at(under_way, "between")
         return answer
 
 
 def build(ports: Ports) -> Parts:
     parts = assembly.build(ports)
+    cloudhsm.RETRY_S = RETRY_S  # type: ignore[misc]
     (worker,) = (one for one in parts.reconcilers if isinstance(one, Worker))
     places = Places.resolve({**os.environ, "HSMSIM_HOME": str(ports.home)})
 
@@ -73,7 +86,7 @@ def build(ports: Ports) -> Parts:
         ports.wake_all()
         return {}
 
-    routes = {**parts.routes, ("POST", "/advance"): advance, ("POST", "/die"): Doom(worker).arm}
+    routes = {**parts.routes, ("POST", "/advance"): advance, ("POST", "/die"): Doom(worker, ports.home / "asked").arm}
     return replace(parts, routes=routes)
 
 

@@ -14,7 +14,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
+import pytest
 from support.hsm import ADMIN, USERS, Client
+from support.mortal import ARMED
+from support.mortal_fleet import ARMED_NEXT
 
 from hsmsim.config import Places
 from hsmsim.errors import CkrError
@@ -28,6 +31,9 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[2]
 CLUSTER = "cluster-aaaaaaaaaaa"
+PROGRAM = ("-m", "hsmsim.fleet")
+MORTAL = (str(ROOT / "tests/support/mortal_fleet.py"),)
+"""The same, to die at a step, and so do its HSMs: Fleet.dying(), Fleet.arm()."""
 T = TypeVar("T")
 
 
@@ -44,13 +50,15 @@ class Fleet:
     """The daemon, and what a gateway does through it."""
 
     places: Places
+    program: tuple[str, ...] = PROGRAM
     process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
-        folders = {"HSMSIM_HOME": str(self.places.home), "HSMSIM_RUN": str(self.places.run), "PYTHONPATH": str(ROOT)}
+        path = f"{ROOT}:{ROOT / 'tests'}"
+        folders = {"HSMSIM_HOME": str(self.places.home), "HSMSIM_RUN": str(self.places.run), "PYTHONPATH": path}
         with (self.places.home.parent / "fleet.log").open("ab") as log:
             self.process = subprocess.Popen(
-                [sys.executable, "-P", "-m", "hsmsim.fleet"], env={**os.environ, **folders}, stderr=log
+                [sys.executable, "-P", *self.program], env={**os.environ, **folders}, stderr=log
             )
         deadline = time.monotonic() + 30
         while True:
@@ -62,6 +70,32 @@ class Fleet:
                 time.sleep(0.02)
             else:
                 return
+
+    @contextmanager
+    def dying(self, *steps: str) -> Iterator[None]:
+        """What is done in it leads to a daemon that is killed at these steps, one after another."""
+        self._arm(self.places.home / ARMED, steps)
+        yield
+        for step in steps:
+            assert self.process is not None
+            try:
+                assert self.process.wait(60) == -signal.SIGKILL, self.log[-4000:]
+            except subprocess.TimeoutExpired:
+                pytest.fail(f"The daemon never came to: {step}.\n{self.log[-4000:]}")
+            self.start()
+
+    def arm(self, *steps: str, hsm_id: str = "") -> None:
+        """Have an HSM die at these steps, one after another; without an id the next one that is made."""
+        self._arm(self.places.hsm_folder(hsm_id) / ARMED if hsm_id else self.places.home / ARMED_NEXT, steps)
+
+    @staticmethod
+    def _arm(path: Path, steps: tuple[str, ...]) -> None:
+        path.write_text("\n".join(steps), encoding="ascii")
+        path.chmod(0o666)
+
+    def struck(self, hsm_id: str) -> bool:
+        """Whether the HSM has died at all of its steps, and nothing runs of it."""
+        return not (self.places.hsm_folder(hsm_id) / ARMED).exists() and not launch.is_running(self.places, hsm_id)
 
     @property
     def log(self) -> str:
@@ -125,11 +159,11 @@ def patiently(make: Callable[[], T], seconds: float = 20) -> T:
 
 
 @contextmanager
-def fleet() -> Iterator[Fleet]:
+def fleet(program: tuple[str, ...] = PROGRAM) -> Iterator[Fleet]:
     """A daemon that runs; whatever it started is gone at the end."""
     folder = Path(tempfile.mkdtemp(prefix="hsmsim-fleet-"))
     folder.chmod(0o711)
-    made = Fleet(Places(folder / "home", folder / "run"))
+    made = Fleet(Places(folder / "home", folder / "run"), program)
     made.places.home.mkdir(mode=0o700)
     try:
         made.start()

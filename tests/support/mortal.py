@@ -1,8 +1,9 @@
 """The HSM process, but it dies at a named step of its work, as `kill -9` at that moment would have it.
 
 The product has no hook for this: it is the real process, with functions of it wrapped before it starts. A step is
-armed by its name in the file `dies` of the HSM's folder, and strikes the next time that it is reached. A step `within`
-a call is a write of SoftHSM2's cut off by the kernel: "storing:300" ends the process at byte 300 of the file.
+armed by its name in the file `dies` of the HSM's folder, and strikes the next time that it is reached; of several, a
+line each, one after another in as many lives. A step `within` a call is a write of SoftHSM2's cut off by the kernel:
+"storing:300" ends the process at byte 300 of the file.
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
-from hsmsim.cluster import sql
+from hsmsim.cluster import founding, sql
 from hsmsim.cluster.audit import AuditLog
 from hsmsim.cluster.replica import Replica
-from hsmsim.hsm import process
+from hsmsim.hsm import certify, images, process
 from hsmsim.hsm.firmware import birth
+from hsmsim.hsm.firmware.state import State
 from hsmsim.hsm.peers import Links
 from hsmsim.hsm.vault import tokens, vault
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 ARMED: Final = "dies"
 FIRMWARE, FOLLOWING, VAULT, MAIN = ("firmware",), ("peer", "poller"), ("vault",), ("MainThread",)
@@ -64,15 +66,24 @@ STEPS: Final = {
     "removed": Step("after", vault.Vault, "_remove", VAULT),
     "unlocking a token": Step("within", tokens.Tokens, "_unlock", MAIN),
     "opening a token": Step("within", tokens.Tokens, "_open", MAIN),
+    "founding": Step("before", founding, "found", MAIN),
+    "founded": Step("after", founding, "found", MAIN),
+    "certified": Step("after", certify, "ensure", MAIN),
+    "a candidate": Step("after", founding, "put_candidate", MAIN),
+    "restored": Step("after", founding, "restore", MAIN),
+    "granting": Step("before", State, "grant", FIRMWARE),
+    "granted": Step("after", State, "grant", FIRMWARE),
+    "writing an image": Step("before", images, "write", FIRMWARE),
+    "wrote an image": Step("after", images, "write", FIRMWARE),
     "heard of it": Step("before", Replica, "_commit_to_memory", FOLLOWING),
     "followed": Step("after", Replica, "_commit_to_memory", FOLLOWING),
 }
 
 
-def install(folder: Path) -> None:
-    """Wrap the functions of STEPS; AttributeError where the product has no such function any more."""
-    for owner, function in {(step.owner, step.function) for step in STEPS.values()}:
-        here = {name: step for name, step in STEPS.items() if (step.owner, step.function) == (owner, function)}
+def install(folder: Path, steps: Mapping[str, Step] = STEPS) -> None:
+    """Wrap the functions of the steps; AttributeError where the product has no such function any more."""
+    for owner, function in {(step.owner, step.function) for step in steps.values()}:
+        here = {name: step for name, step in steps.items() if (step.owner, step.function) == (owner, function)}
         setattr(owner, function, _wrapped(getattr(owner, function), here, folder / ARMED))
 
 
@@ -90,13 +101,17 @@ def _wrapped(real: Callable[..., Any], steps: dict[str, Step], armed: Path) -> C
 
 def _reach(when: str, steps: dict[str, Step], armed: Path) -> None:
     try:
-        name, _, size = armed.read_text(encoding="ascii").partition(":")
+        first, _, later = armed.read_text(encoding="ascii").partition("\n")
     except FileNotFoundError:
         return
+    name, _, size = first.partition(":")
     step = steps.get(name)
     if step is None or step.when != when or not threading.current_thread().name.startswith(step.threads):
         return
-    armed.unlink()
+    if later:
+        armed.write_text(later, encoding="ascii")
+    else:
+        armed.unlink()
     if step.threads is VAULT:
         time.sleep(ANSWER_SECONDS)
     if when == "within":

@@ -12,7 +12,6 @@ import logging
 from functools import partial
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
-from hsmsim import frames
 from hsmsim.errors import HsmsimError
 from hsmsim.fleet import protocol
 from hsmsim.ids import new_id
@@ -55,7 +54,7 @@ RETRY_S: Final = (0.5, 5.0)
 
 
 class Fleet(Protocol):
-    """What starts and stops HSMs. HsmsimError where it cannot, OSError or FrameError where it is away."""
+    """What starts and stops HSMs. HsmsimError where it cannot, or is away."""
 
     def call(self, request: protocol.Request, result: type[T]) -> T:
         """Ask for something."""
@@ -123,7 +122,7 @@ class Worker:
             return left
         try:
             pause = self._go_on(part)
-        except (HsmsimError, OSError, frames.FrameError) as error:
+        except HsmsimError as error:
             pause = min(RETRY_S[0] * 2**failures, RETRY_S[1])
             self._failures[part] = failures + 1, self._clock.monotonic_ns() / 1e9 + pause
             self._tell(part, error)
