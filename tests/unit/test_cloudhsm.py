@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
+import sqlalchemy as sa
 
 from hsmsim.errors import AwsError, HsmsimError
-from hsmsim.services.cloudhsm import rules
+from hsmsim.services.cloudhsm import rules, store
 from hsmsim.services.cloudhsm.model import (
     DAY_S,
     Backup,
@@ -25,6 +26,11 @@ from hsmsim.services.cloudhsm.model import (
     Unverified,
 )
 from hsmsim.services.cloudhsm.plan import Do, Step, next_due, next_step
+from hsmsim.storage.database import Database
+from hsmsim.storage.migrate import GATEWAY, migrate
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 NOW = 1_700_000_000.0
 UP, DOWN = Seen(serves=True), Seen(serves=False)
@@ -109,6 +115,7 @@ MOVING = cluster(C.MODIFY_IN_PROGRESS, target="hsm2m.medium", hsm_type="hsm1.med
 BACK = cluster(C.ROLLBACK_IN_PROGRESS, target="hsm1.medium")
 OLD = hsm("a", hsm_type="hsm1.medium")
 NEXT = hsm("b", CREATING, replaces="hsm-a")
+WRITING = backup("1", BackupState.CREATE_IN_PROGRESS)
 
 
 @pytest.mark.parametrize(
@@ -131,7 +138,7 @@ NEXT = hsm("b", CREATING, replaces="hsm-a")
             cluster(),
             [hsm("a"), hsm("b", CREATING, backup="backup-1")],
             "u-",
-            [backup("1", BackupState.CREATE_IN_PROGRESS)],
+            [WRITING],
             Step(Do.WRITE_IMAGE, "backup-1"),
         ),
         (
@@ -159,10 +166,12 @@ NEXT = hsm("b", CREATING, replaces="hsm-a")
             cluster(),
             [hsm("a", DELETING, backup="backup-1")],
             "d",
-            [backup("1", BackupState.CREATE_IN_PROGRESS)],
+            [WRITING],
             Step(Do.ABANDON, "backup-1"),
         ),
-        # They die and come back.
+        (cluster(), [], "", [WRITING], Step(Do.ABANDON, "backup-1")),
+        # They die and come back; a backup waits for them.
+        (cluster(), [hsm("a", HsmState.DEGRADED)], "d", [WRITING], None),
         (cluster(), [hsm("a")], "d", [], Step(Do.HEALTH, "hsm-a")),
         (cluster(), [hsm("a")], "-", [], Step(Do.HEALTH, "hsm-a")),
         (cluster(), [hsm("a", HsmState.DEGRADED)], "u", [], Step(Do.HEALTH, "hsm-a")),
@@ -178,6 +187,9 @@ NEXT = hsm("b", CREATING, replaces="hsm-a")
         (MOVING, [replace(NEXT, state=HsmState.ACTIVE)], "l", [], Step(Do.UNLIMIT)),
         (MOVING, [replace(NEXT, state=HsmState.ACTIVE)], "u", [], Step(Do.MIGRATED)),
         (MOVING, [replace(OLD, state=HsmState.DEGRADED)], "d", [], None),
+        # Its backup is what a rollback goes back to: it waits for the HSM.
+        (MOVING, [replace(OLD, state=HsmState.DEGRADED, backup="backup-1")], "d", [WRITING], None),
+        (MOVING, [replace(OLD, backup="backup-1")], "u", [WRITING], Step(Do.WRITE_IMAGE, "backup-1")),
         (BACK, [hsm("a")], "u", [], Step(Do.REPLACE, "hsm-a")),
         (BACK, [hsm("a"), replace(NEXT, hsm_type="hsm1.medium")], "u-", [], Step(Do.RETIRE, "hsm-a")),
         (BACK, [replace(NEXT, hsm_type="hsm1.medium")], "-", [], Step(Do.CREATE_HSM, "hsm-b")),
@@ -207,6 +219,34 @@ def test_backups_are_made_daily_and_kept_as_long_as_they_should_be() -> None:
     pending = [backup("1", BackupState.PENDING_DELETION, delete_at=NOW + 7), backup("2")]
     assert step(cluster(), [], "", pending, NOW + 6) is None
     assert step(cluster(), [], "", pending, NOW + 7) == Step(Do.REMOVE, "backup-1")
+
+
+def test_a_clock_that_was_set_back_neither_stops_backups_nor_hides_the_newest() -> None:
+    ahead, after = backup("2", created=NOW + 400 * DAY_S), backup("1", created=NOW + 1)
+    assert step(cluster(), [hsm("a")], "u", [ahead], NOW) == Step(Do.BACKUP)
+    assert step(cluster(), [hsm("a")], "u", [ahead, after], NOW + 2) is None
+    assert step(cluster(), [], "", [ahead, after], NOW + 900 * DAY_S) == Step(Do.EXPIRE, "backup-2")
+    assert rules.source_of(cluster(), [], [ahead, after], None) == "backup-1"
+
+
+def test_backups_are_listed_as_they_were_made_also_those_of_an_older_database(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/gateway.db"
+    migrate(url, replace(GATEWAY, head="0005"))
+    database = Database(url)
+    older = [backup("b", created=NOW + 1), backup("a", created=NOW), backup("c", created=NOW + 1)]
+    names = [column.name for column in store.BACKUPS.columns if column.name != "sequence"]
+    with database.write() as tx:
+        for one in older:
+            values = {name: getattr(one, name) for name in names} | {"state": one.state.value}
+            marks = ", ".join(f":{name}" for name in names)
+            tx.execute(sa.text(f"INSERT INTO cloudhsm_backups ({', '.join(names)}) VALUES ({marks})"), values)
+    migrate(url, GATEWAY)
+    with database.write() as tx:
+        store.add_backup(tx, backup("d", created=NOW - DAY_S))
+        store.add_backup(tx, backup("0", created=NOW - DAY_S))
+        assert [one.id[-1] for one in store.backups(tx)] == ["a", "b", "c", "d", "0"]
+        assert store.backup(tx, "backup-b") == older[0]
+    database.close()
 
 
 def test_an_image_goes_when_no_hsm_is_made_from_it() -> None:

@@ -167,7 +167,7 @@ class Seen:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """All that decides what happens to a cluster next."""
+    """All that decides what happens to a cluster next. backups: as they were made."""
 
     cluster: Cluster
     hsms: tuple[Hsm, ...]

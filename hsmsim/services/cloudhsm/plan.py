@@ -82,9 +82,15 @@ def next_due(scene: Scene) -> float | None:
 
 
 def _images(scene: Scene) -> Iterator[Step]:
+    """A backup waits for an HSM that serves, and is given up once none can come back."""
+    lost = all(hsm.state is HsmState.DELETE_IN_PROGRESS for hsm in scene.hsms)
     for backup in scene.backups:
-        if backup.state is BackupState.CREATE_IN_PROGRESS and backup.due <= scene.now:
-            yield Step(Do.WRITE_IMAGE if _serves(scene) else Do.ABANDON, backup.id)
+        if backup.state is not BackupState.CREATE_IN_PROGRESS or backup.due > scene.now:
+            continue
+        if _serves(scene):
+            yield Step(Do.WRITE_IMAGE, backup.id)
+        elif lost:
+            yield Step(Do.ABANDON, backup.id)
 
 
 def _periodic(scene: Scene) -> Iterator[Step]:
@@ -93,12 +99,14 @@ def _periodic(scene: Scene) -> Iterator[Step]:
         hsm.state in {HsmState.ACTIVE, HsmState.DEGRADED} for hsm in scene.hsms
     )
     busy = any(backup.state is BackupState.CREATE_IN_PROGRESS for backup in scene.backups)
-    if quiet and not busy and _serves(scene) and scene.now >= _last_backup(scene) + DAY_S:
+    last = _last_backup(scene)
+    set_back = scene.now < last  # the clock: else there would be none until it has come so far again
+    if quiet and not busy and _serves(scene) and (scene.now >= last + DAY_S or set_back):
         yield Step(Do.BACKUP)
 
 
 def _last_backup(scene: Scene) -> float:
-    return max((backup.created for backup in scene.backups), default=scene.cluster.created)
+    return scene.backups[-1].created if scene.backups else scene.cluster.created
 
 
 def _expiry(scene: Scene, backup: Backup) -> float:
@@ -107,9 +115,8 @@ def _expiry(scene: Scene, backup: Backup) -> float:
 
 def _retention(scene: Scene) -> Iterator[Step]:
     ready = [backup for backup in scene.backups if backup.state is BackupState.READY]
-    last = max(ready, key=lambda backup: (backup.created, backup.id), default=None)
-    for backup in ready:
-        if backup is not last and not backup.never_expires and scene.now >= _expiry(scene, backup):
+    for backup in ready[:-1]:
+        if not backup.never_expires and scene.now >= _expiry(scene, backup):
             yield Step(Do.EXPIRE, backup.id)
     for backup in scene.backups:
         if backup.state is BackupState.PENDING_DELETION and scene.now >= backup.delete_at:

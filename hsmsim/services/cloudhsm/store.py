@@ -6,7 +6,21 @@ import json
 from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
-from sqlalchemy import Boolean, Column, Float, ForeignKey, Integer, Table, Text, delete, func, insert, select, update
+from sqlalchemy import (
+    Boolean,
+    Column,
+    Float,
+    ForeignKey,
+    Integer,
+    Table,
+    Text,
+    delete,
+    func,
+    insert,
+    select,
+    text,
+    update,
+)
 
 from hsmsim.services.cloudhsm.model import (
     Backup,
@@ -86,6 +100,7 @@ BACKUPS: Final = Table(
     Column("delete_at", Float, nullable=False),
     Column("policy", Text, nullable=False),
     Column("image", Boolean, nullable=False),
+    Column("sequence", Integer, nullable=False, server_default=text("0")),
 )
 TAGS: Final = Table(
     "cloudhsm_tags",
@@ -114,6 +129,7 @@ def _hsm(row: Row[Any]) -> Hsm:
 
 def _backup(row: Row[Any]) -> Backup:
     values = dict(row._mapping)  # noqa: SLF001 - SQLAlchemy's documented name
+    del values["sequence"]  # the order in which they are listed, and nothing else
     return Backup(**values | {"state": BackupState(values["state"])})
 
 
@@ -131,8 +147,8 @@ def _stored(values: Mapping[str, object]) -> dict[str, object]:
     return found
 
 
-def _columns(table: Table, value: object) -> dict[str, object]:
-    return _stored({column.name: getattr(value, column.name) for column in table.columns})
+def _columns(value: Cluster | Hsm | Backup) -> dict[str, object]:
+    return _stored({one.name: getattr(value, one.name) for one in fields(value)})
 
 
 # ---- clusters --------------------------------------------------------------------------------------------------------
@@ -163,7 +179,7 @@ def count_clusters(tx: Connection, account: str, region: str) -> int:
 
 def add_cluster(tx: Connection, new: Cluster) -> None:
     """A new cluster."""
-    tx.execute(insert(CLUSTERS).values(_columns(CLUSTERS, new)))
+    tx.execute(insert(CLUSTERS).values(_columns(new)))
 
 
 def change_cluster(tx: Connection, old: Cluster, **values: Any) -> Cluster:  # noqa: ANN401 - the fields' own
@@ -199,7 +215,7 @@ def wanted_images(tx: Connection) -> frozenset[str]:
 
 def add_hsm(tx: Connection, new: Hsm) -> None:
     """A new HSM."""
-    tx.execute(insert(HSMS).values(_columns(HSMS, new)))
+    tx.execute(insert(HSMS).values(_columns(new)))
 
 
 def change_hsms(tx: Connection, *where: ColumnElement[bool], **values: Any) -> None:  # noqa: ANN401 - the fields' own
@@ -222,8 +238,8 @@ def remove_hsm(tx: Connection, id_: str) -> None:
 
 
 def backups(tx: Connection, *where: ColumnElement[bool]) -> list[Backup]:
-    """Those that meet all of the clauses, as they were made."""
-    rows = tx.execute(select(BACKUPS).where(*where).order_by(BACKUPS.c.created, BACKUPS.c.id))
+    """Those that meet all of the clauses, as they were made: not by time, which a person may set back."""
+    rows = tx.execute(select(BACKUPS).where(*where).order_by(BACKUPS.c.sequence))
     return [_backup(row) for row in rows]
 
 
@@ -235,7 +251,8 @@ def backup(tx: Connection, id_: str) -> Backup | None:
 
 def add_backup(tx: Connection, new: Backup) -> None:
     """A new backup."""
-    tx.execute(insert(BACKUPS).values(_columns(BACKUPS, new)))
+    following = select(func.coalesce(func.max(BACKUPS.c.sequence), 0) + 1).scalar_subquery()
+    tx.execute(insert(BACKUPS).values({**_columns(new), "sequence": following}))
 
 
 def change_backup(tx: Connection, old: Backup, **values: Any) -> Backup:  # noqa: ANN401 - the fields' own
