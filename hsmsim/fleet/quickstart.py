@@ -8,6 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from msgspec import structs
+
 from hsmsim.config import module_path
 from hsmsim.errors import HsmsimError
 from hsmsim.fleet import credentials, customer, launch, locate, modulecfg, operations, state
@@ -52,8 +54,8 @@ def bring_up(places: Places, say: Callable[[str], None], *, hsms: int = HSMS, en
     """Make what is missing, start what is stopped, and return when clients can use it. `say` is told each step."""
     module_path()  # before anything is made: is it built?
     with state.lock(places), Roots(places.home) as roots:
-        fleet = state.load(places)
-        cluster_id = (fleet.clusters[0] if fleet.clusters else state.create_cluster(places)).cluster_id
+        cluster_id = (state.load(places).own_cluster() or state.create_cluster(places)).cluster_id
+        _choose(places, cluster_id)
         for number in range(len(_hsm_ids(places)), hsms):
             _start(places, _hsm_ids(places))  # a new member gets the masking key from one that serves
             say(f"Making HSM {number + 1} of {hsms}")
@@ -69,15 +71,37 @@ def bring_up(places: Places, say: Callable[[str], None], *, hsms: int = HSMS, en
 
 
 def start(places: Places) -> None:
-    """Start the HSMs that there are."""
-    operations.start(places, _hsm_ids(places))
+    """Start the HSMs that there are, and wait until those of the quickstart's cluster serve."""
+    fleet = state.load(places)
+    own = fleet.own_cluster()
+    own_ids = [hsm.hsm_id for hsm in own.hsms] if own else []
+    with state.lock(places):
+        operations.begin(places, [hsm.hsm_id for hsm in fleet.hsms() if hsm.hsm_id not in own_ids])
+    operations.start(places, own_ids)
+
+
+def adopt(places: Places) -> None:
+    """Go on with the first cluster of a folder that never had a gateway. The caller holds `lock`."""
+    fleet = state.load(places)
+    if fleet.clusters and not fleet.quickstart:
+        _choose(places, fleet.clusters[0].cluster_id)
 
 
 def activate(places: Places, cluster_id: str, say: Callable[[str], None]) -> None:
-    """Set the first password of an initialized cluster, make the crypto user, and write the module's configuration."""
+    """Set the first password of an initialized cluster, make the crypto user, and write the module's configuration.
+
+    It is the quickstart's cluster from then on.
+    """
     with state.lock(places):
+        _choose(places, cluster_id)
         _activate(places, cluster_id, say)
         write_module_config(places)
+
+
+def _choose(places: Places, cluster_id: str) -> None:
+    fleet = state.load(places)
+    if fleet.quickstart != cluster_id:
+        state.save(places, structs.replace(fleet, quickstart=cluster_id))
 
 
 def _hsm_ids(places: Places) -> list[str]:
@@ -133,8 +157,8 @@ def write_module_config(places: Places) -> None:
 
 def serves(places: Places) -> bool:
     """Return whether an HSM of the quickstart's cluster runs."""
-    clusters = state.load(places).clusters[:1]
-    return any(launch.is_running(places, hsm.hsm_id) for cluster in clusters for hsm in cluster.hsms)
+    own = state.load(places).own_cluster()
+    return own is not None and any(launch.is_running(places, hsm.hsm_id) for hsm in own.hsms)
 
 
 def ready(places: Places) -> Ready:

@@ -76,12 +76,13 @@ class Cluster(msgspec.Struct, frozen=True):
 class Fleet(msgspec.Struct, frozen=True):
     """All of it. `account`: whom the HSM processes run as, empty for whoever starts them.
 
-    database: where the rows are, see `databases`; empty for SQLite.
+    database: where the rows are, see `databases`; empty for SQLite. quickstart: the cluster of `hsmsim up`.
     """
 
     account: str = ""
     clusters: tuple[Cluster, ...] = ()
     database: str = ""
+    quickstart: str = ""
 
     def cluster_of(self, hsm_id: str) -> Cluster:
         """Return the cluster that has this HSM; HsmsimError if none has."""
@@ -112,11 +113,18 @@ class Fleet(msgspec.Struct, frozen=True):
         clusters = tuple(changed if one.cluster_id == changed.cluster_id else one for one in self.clusters)
         return structs.replace(self, clusters=clusters)
 
+    def own_cluster(self) -> Cluster | None:
+        """Return the cluster of `hsmsim up`; None before there is one, and when it was deleted beside others."""
+        if not self.quickstart:  # nobody said which: an older version wrote this, or a customer was faster than `up`
+            return self.clusters[0] if self.clusters else None
+        return next((one for one in self.clusters if one.cluster_id == self.quickstart), None)
+
     def only_cluster(self) -> Cluster:
-        """Return the quickstart's cluster, the first; HsmsimError before the first `hsmsim up`."""
-        if not self.clusters:
-            raise HsmsimError("There is no cluster yet. Make one: hsmsim up --detach")
-        return self.clusters[0]
+        """Return the same; HsmsimError where there is none."""
+        own = self.own_cluster()
+        if own is None:
+            raise HsmsimError("There is no cluster of hsmsim up. Make it: hsmsim up --detach")
+        return own
 
 
 # ---- reading and writing -----------------------------------------------------------------------------------------

@@ -30,13 +30,13 @@ _UP_LOCK: Final = ".up.lock"
 class Running:
     """What runs. gateway: None where it was not wanted; new_key: the root user's key, if it was made by this start.
 
-    outside: clusters that AWS's API does not show.
+    outside: the cluster, where AWS's API does not show it.
     """
 
     hsms: quickstart.Ready
     gateway: launch.Ready | None = None
     new_key: RootKey | None = None
-    outside: tuple[str, ...] = ()
+    outside: str = ""
 
 
 def bring_up(
@@ -69,6 +69,8 @@ def _bring_up(places: Places, say: Callable[[str], None], options: launch.Option
     with state.lock(places):
         simclock.share(places)
         before = launch.root_key(places)
+        if before is None:
+            quickstart.adopt(places)
         say("Starting the gateway")
         launch.start(places, options)
     if state.load(places).clusters:
@@ -77,8 +79,9 @@ def _bring_up(places: Places, say: Callable[[str], None], options: launch.Option
     session = _session()
     gateway = launch.wait_ready(places)
     known = _make_cluster(places, say, hsms, engine, session)
-    outside = tuple(one.cluster_id for one in state.load(places).clusters if one.cluster_id not in known)
-    return Running(quickstart.ready(places), gateway, launch.root_key(places) if before is None else None, outside)
+    ready = quickstart.ready(places)
+    outside = "" if ready.cluster_id in known else ready.cluster_id
+    return Running(ready, gateway, launch.root_key(places) if before is None else None, outside)
 
 
 def make_cluster(places: Places, say: Callable[[str], None], hsms: int) -> quickstart.Ready:
@@ -109,11 +112,12 @@ def _customer(places: Places, session: Session | None = None) -> Customer:
 def _make_cluster(places: Places, say: Callable[[str], None], hsms: int, engine: str, session: Session) -> set[str]:
     """Return the clusters that AWS's API knows. One that it does not know goes on as it was made: by the fleet."""
     root = _customer(places, session)
-    there, known = [one.cluster_id for one in state.load(places).clusters], root.cluster_ids()
-    if engine != "fast" or (there and there[0] not in known):
+    fleet, known = state.load(places), root.cluster_ids()
+    own = next((one.cluster_id for one in fleet.clusters if one.cluster_id == fleet.quickstart), "")
+    if engine != "fast" or (own and own not in known):
         quickstart.bring_up(places, say, hsms=hsms, engine=engine)
         return known
-    return known | {root.bring_up(places, say, hsms, there[0] if there else "")}
+    return known | {root.bring_up(places, say, hsms, own)}
 
 
 def add_hsm(places: Places, engine: str) -> str:

@@ -92,10 +92,23 @@ def test_a_gateway_killed_with_hsms_stopped_is_mended_by_up(fresh: Whole) -> Non
     assert [one["HsmId"] for one in again["Hsms"]] == [hsm["HsmId"]]
 
 
+def a_customer_s(one: Whole) -> tuple[str, str]:
+    """A cluster in another region and its HSM: of somebody who has not signed its certificate yet."""
+    api, ec2 = one.client("cloudhsmv2"), one.client("ec2")
+    subnet = ec2.describe_subnets()["Subnets"][0]
+    cluster = api.create_cluster(HsmType="hsm2m.medium", Mode="FIPS", SubnetIds=[subnet["SubnetId"]])["Cluster"]
+    one.run("clock", "advance", "1s")
+    made = api.create_hsm(ClusterId=cluster["ClusterId"], AvailabilityZone=subnet["AvailabilityZone"])["Hsm"]
+    one.run("clock", "advance", "1s")
+    return cluster["ClusterId"], made["HsmId"]
+
+
 def test_quickstart_makes_another_when_the_first_was_deleted(fresh: Whole) -> None:
+    """What customers have besides is started by `up` with the rest, and otherwise left to them."""
     assert "The gateway is not running" in fresh.run("quickstart", status=1)
     fresh.up()
     (first,) = clusters(fresh)
+    theirs, their_hsm = a_customer_s(fresh)
     (hsm,) = first["Hsms"]
     cluster = f"--cluster-id {first['ClusterId']}"
     fresh.shell(f"aws cloudhsmv2 delete-hsm {cluster} --hsm-id {hsm['HsmId']}")
@@ -107,6 +120,14 @@ def test_quickstart_makes_another_when_the_first_was_deleted(fresh: Whole) -> No
     assert said.startswith(f"{second['ClusterId']} is ACTIVE with 1 HSMs: hsm-")
     assert second["ClusterId"] != first["ClusterId"]
     assert fresh.run("key", "list") == ""
+    fresh.run("down")
+    said = fresh.up()
+    assert f"{second['ClusterId']} is ACTIVE with 1 HSMs" in said
+    assert "does not show" not in said
+    launch.wait_ready(fresh.places, [their_hsm])
+    (found,) = fresh.client("cloudhsmv2").describe_clusters()["Clusters"]
+    assert (found["ClusterId"], found["State"]) == (theirs, "UNINITIALIZED")
+    assert [hsm["HsmId"] for hsm in found["Hsms"]] == [their_hsm]
 
 
 def test_a_cluster_made_without_the_api_is_named_and_goes_on(fresh: Whole) -> None:
