@@ -58,6 +58,8 @@ class Commands(click.Group):
         """Run the command."""
         try:
             return super().invoke(ctx)
+        except BrokenPipeError:  # whoever read our output has had enough, and click ends us without a word
+            raise
         except (HsmsimError, OSError) as error:
             raise click.ClickException(_sentence(error)) from error
 

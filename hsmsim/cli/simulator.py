@@ -59,7 +59,8 @@ PORT = click.IntRange(0, 65535)
 @click.option(
     "--accept-any-credentials",
     is_flag=True,
-    help="Let requests in whose access key is unknown or whose signature is wrong, as root of the account.",
+    help="Let requests in whose access key is unknown, without a look at their signature: as root of the account whose "
+    "twelve digits the key is, else of the first one. The keys that there are work as always.",
 )
 @click.option(
     "--time-scale",
@@ -122,8 +123,8 @@ def _introduce_gateway(places: Places, running: simulator.Running) -> None:
         return
     click.echo(f"  AWS     {running.gateway.url} or {running.gateway.secure_url}, with AWS_CA_BUNDLE for HTTPS:")
     click.echo(f"          {places.authority_certificate}")
-    for cluster_id in running.outside:
-        click.echo(f"  note    AWS's API does not show {cluster_id}: it was made without it")
+    if running.outside:
+        click.echo(f"  note    AWS's API does not show {running.outside}: it was made without it")
     if os.geteuid() == 0 and not launch.account_of(places):
         click.echo(
             f"  note    the gateway runs as root: there is no system user {launch.ACCOUNT}, or it cannot reach the "
@@ -217,6 +218,13 @@ def env(*, https: bool, as_json: bool) -> None:
         click.echo(f"export {name}={shlex.quote(value)}")
 
 
+def _summary(*, hsms: bool, daemons: list[bool]) -> str:
+    """What `status` says of all of it; without the gateway (`up --no-gateway`) no daemon is missed."""
+    if not hsms:
+        return f"{'no HSM runs' if any(daemons) else 'not running'}; start it: hsmsim up --detach"
+    return "running" if len(set(daemons)) == 1 else "not all of it runs; start it again: hsmsim up --detach"
+
+
 @click.command()
 @show.as_json
 def status(*, as_json: bool) -> None:
@@ -236,7 +244,8 @@ def status(*, as_json: bool) -> None:
     else:
         click.echo(f"state folder  {places.home}\nrun folder    {places.run}\nmodule config {places.module_config}")
         click.echo(f"gateway       {background['gateway'] or 'not running'}")
-        click.echo("running" if running else "not running; start it: hsmsim up --detach")
+        click.echo(f"fleet daemon  {'running' if background['fleet'] else 'not running'}")
+        click.echo(_summary(hsms=running, daemons=[found is not None for found in background.values()]))
         show.table(
             ["HSM", "STATE", "KEYS", "CLIENTS", "SESSIONS"],
             [[one["hsm_id"], one["state"], one["keys"], one["clients"], one["sessions"]] for one in hsms],

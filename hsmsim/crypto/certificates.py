@@ -178,7 +178,7 @@ def _several(data: bytes, what: str) -> list[x509.Certificate]:
     try:
         return x509.load_pem_x509_certificates(data)
     except ValueError as error:
-        raise ParseError(f"{what} is no certificate in PEM: {error}.") from error
+        raise ParseError(f"{what} is no certificate in PEM (BEGIN CERTIFICATE ... END CERTIFICATE).") from error
 
 
 def _require_authority(link: x509.Certificate) -> None:

@@ -12,7 +12,6 @@ import msgspec
 from hsmsim.errors import AwsError, HsmsimError
 from hsmsim.gateway.codec.wire import HttpRequest, HttpResponse, join_headers
 from hsmsim.gateway.crowd import Bodies
-from hsmsim.gateway.directory import NO_MODEL, guess_protocol
 from hsmsim.gateway.http import TLS
 
 if TYPE_CHECKING:
@@ -70,7 +69,7 @@ class AwsApp:
             request.body = await _body(headers, receive, self._bodies)
         except TooLargeError:
             error = AwsError("RequestEntityTooLarge", f"The body is larger than {MAX_BODY} bytes.", 413)
-            answer = guess_protocol(request).fail(NO_MODEL, error, "")
+            answer = self._pipeline.refuse(request, error)
             answer.headers.append(_CLOSE)
         except GoneError:
             answer = HttpResponse(408, [_CLOSE])

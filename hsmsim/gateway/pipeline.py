@@ -113,7 +113,7 @@ class Pipeline:
 
     async def handle(self, request: HttpRequest) -> HttpResponse:
         """Answer a request, whatever it is."""
-        exchange = Exchange(request, audit.new_request_id(self._ids.token(16)))
+        exchange = self._exchange(request)
         try:
             for step in self._steps:
                 step(exchange)
@@ -130,6 +130,13 @@ class Pipeline:
         if exchange.operation.mode is not Mode.WRITE:
             _run_after(exchange)
         return response
+
+    def refuse(self, request: HttpRequest, error: AwsError) -> HttpResponse:
+        """Answer a request of which the body was not read."""
+        return self._refuse(self._exchange(request), error)
+
+    def _exchange(self, request: HttpRequest) -> Exchange:
+        return Exchange(request, audit.new_request_id(self._ids.token(16)))
 
     def close(self) -> None:
         """Let the operations that run end."""

@@ -178,6 +178,11 @@ def test_any_credentials_are_accepted_where_that_was_asked_for(fresh: Whole) -> 
     stranger = {"AccessKeyId": "AKIAIOSFODNN7EXAMPLE", "SecretAccessKey": "wrong"}
     fresh.up("--accept-any-credentials")
     assert fresh.client("sts", stranger).get_caller_identity()["Account"] == ACCOUNT
+    other = {"AccessKeyId": "210987654321", "SecretAccessKey": "any"}
+    assert fresh.client("sts", other).get_caller_identity()["Account"] == "210987654321"
+    known = {"AccessKeyId": fresh.env()["AWS_ACCESS_KEY_ID"], "SecretAccessKey": "wrong"}
+    with pytest.raises(ClientError, match="SignatureDoesNotMatch"):
+        fresh.client("sts", known).get_caller_identity()
     fresh.run("down")
     fresh.up()
     with pytest.raises(ClientError, match="InvalidClientTokenId"):
@@ -199,6 +204,33 @@ def test_ctrl_c_stops_everything_in_order(fresh: Whole) -> None:
 
 
 # ---- kills -----------------------------------------------------------------------------------------------------------
+
+
+def status(one: Whole) -> str:
+    """What `hsmsim status` shows of the daemons and of all of it."""
+    done = subprocess.run(one.command("status"), env=one.environment, capture_output=True, text=True, check=False)
+    shown = done.stdout[done.stdout.index("fleet daemon") :].splitlines()
+    assert done.returncode == (0 if "ACTIVE" in done.stdout else 3)
+    return " ".join(shown[:2])
+
+
+def test_status_says_what_is_missing(fresh: Whole) -> None:
+    assert status(fresh) == "fleet daemon  not running not running; start it: hsmsim up --detach"
+    fresh.up()
+    assert status(fresh) == "fleet daemon  running running"
+    (hsm,) = json.loads(fresh.run("hsm", "list", "--json"))
+    fresh.kill("fleet")
+    assert status(fresh) == "fleet daemon  not running not all of it runs; start it again: hsmsim up --detach"
+    fresh.run("hsm", "kill", hsm["hsm_id"])
+    assert status(fresh) == "fleet daemon  not running no HSM runs; start it: hsmsim up --detach"
+
+
+def test_a_reader_that_has_had_enough_is_no_error(up: Whole) -> None:
+    with subprocess.Popen(up.command("services", "ec2"), env=up.environment, stdout=-1, stderr=-1) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
 
 
 def test_whatever_is_killed_up_mends(fresh: Whole) -> None:

@@ -90,7 +90,7 @@ def test_from_nothing_to_an_active_cluster(sim: Simulator) -> None:
     (interface,) = (one for one in sim.interfaces() if one["NetworkInterfaceId"] == hsm["EniId"])
     assert (interface["PrivateIpAddress"], interface["SubnetId"]) == ("10.0.1.77", sim.subnets[1])
     assert interface["RequesterManaged"] is True
-    with refused("InvalidNetworkInterface.InUse"):
+    with refused("InvalidParameterValue", "is currently in use"):
         sim.client("ec2").delete_network_interface(NetworkInterfaceId=hsm["EniId"])
     wanted = [{"AttributeKey": "EventName", "AttributeValue": "CreateHsm"}]
     (event,) = (

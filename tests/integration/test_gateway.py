@@ -6,6 +6,7 @@ import concurrent.futures
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import ssl
@@ -316,7 +317,10 @@ def test_heads_and_bodies_are_bounded(gateway: Gateway) -> None:
     assert raw(gateway, b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 200_000).startswith(b"HTTP/1.1 431 ")
     assert raw(gateway, b"GET / HTTP/1.1\r\nHost: x\r\n" + b"A: b\r\n" * 50_000).startswith(b"HTTP/1.1 431 ")
     large = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n"
-    assert raw(gateway, large).startswith(b"HTTP/1.1 413 ")
+    refused = raw(gateway, large)
+    assert refused.startswith(b"HTTP/1.1 413 ")
+    (request_id,) = re.findall(rb"x-amzn-requestid: ([0-9a-f-]{36})\r\n", refused)
+    assert b"<RequestId>" + request_id + b"</RequestId>" in refused
     chunk = b"100000\r\n" + b"a" * (1 << 20) + b"\r\n"
     assert b"HTTP/1.1 413 " in raw(
         gateway, b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n" + chunk * 3

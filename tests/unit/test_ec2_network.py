@@ -199,7 +199,7 @@ def test_an_account_sees_a_managed_interface_and_cannot_take_it(network: Network
         found = run("DescribeNetworkInterfaces", Filters=[{"Name": name, "Values": [value]}])
         assert len(found["NetworkInterfaces"]) == 1
     for name, members, code in [
-        ("DeleteNetworkInterface", {}, "InvalidNetworkInterface.InUse"),
+        ("DeleteNetworkInterface", {}, "InvalidParameterValue"),
         ("ModifyNetworkInterfaceAttribute", {"Description": {"Value": "mine"}}, "AuthFailure"),
         ("ModifyNetworkInterfaceAttribute", {"Groups": []}, "AuthFailure"),
     ]:

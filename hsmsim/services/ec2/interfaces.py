@@ -277,7 +277,7 @@ def delete_network_interface(call: Call, request: OfInterface) -> None:
     """DeleteNetworkInterface; one that a service manages is attached, and stays until the service lets go of it."""
     found = need_interface(call.tx, place_of(call), request.network_interface_id)
     if found.requester:
-        raise AwsError("InvalidNetworkInterface.InUse", f"Interface: [{found.id}] in use.")
+        raise AwsError("InvalidParameterValue", f"Network interface '{found.id}' is currently in use.")
     store.remove_interface(call.tx, found.id)
 
 
