@@ -57,7 +57,8 @@ def test_a_life_with_a_kill_at_every_step(sim: Simulator) -> None:
         adding(sim, id_, "a")
     with sim.dying("CREATED after", "RESTORED after"):
         newest = sim.backups(states=["READY"])[-1]["BackupId"]
-        sim.client().create_cluster(HsmType="hsm2m.medium", SubnetIds=sim.subnets[:1], SourceBackupId=newest)
+        wanted = {"HsmType": "hsm2m.medium", "Mode": "FIPS", "SubnetIds": sim.subnets[:1]}
+        sim.client().create_cluster(**wanted, SourceBackupId=newest)
     (other,) = {one["ClusterId"] for one in sim.client().describe_clusters()["Clusters"]} - {id_}
     sim.until(other, "ACTIVE")
     adding(sim, other, "a")
