@@ -2,7 +2,7 @@ CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO "alembic_version" VALUES('0005');
+INSERT INTO "alembic_version" VALUES('0006');
 CREATE TABLE cloudhsm_backups (
 	id TEXT NOT NULL, 
 	account TEXT NOT NULL, 
@@ -17,7 +17,7 @@ CREATE TABLE cloudhsm_backups (
 	delete_at FLOAT NOT NULL, 
 	cluster TEXT NOT NULL, 
 	never_expires BOOLEAN NOT NULL, 
-	image BOOLEAN NOT NULL, 
+	image BOOLEAN NOT NULL, sequence INTEGER DEFAULT 0 NOT NULL, 
 	PRIMARY KEY (id)
 );
 CREATE TABLE cloudhsm_clusters (
