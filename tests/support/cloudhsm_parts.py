@@ -69,8 +69,7 @@ class Doom:
         under_way = getattr(self._here, "step", "")
         if under_way:
             with self._asked.open("a", encoding="ascii") as file:
-                file.write(f"{under_way}
-")
+                file.write(f"{under_way}\n")
             self._at(under_way, "between")
         return answer
 
