@@ -214,13 +214,14 @@ run_fuzzers() {
     ' "$root/build-fuzz" "$1" "$root/native/fuzz/corpus" || fail "A fuzz target failed; its input is in $found."
 }
 
-# In a checkout the two libraries stand where a wheel has them.
+# In a checkout the libraries stand where a wheel has them.
 link_native() {
     local suffix
     suffix="$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')"
     mkdir -p "$root/hsmsim/hsm"
     ln -sfn ../build/native/module/libhsmsim_pkcs11.so "$root/hsmsim/libhsmsim_pkcs11.so"
     ln -sfn "../../build/native/engine/_engine$suffix" "$root/hsmsim/hsm/_engine$suffix"
+    ln -sfn "../../build/native/binding/_signer$suffix" "$root/hsmsim/native/_signer$suffix"
 }
 
 # ---- all of it ---------------------------------------------------------------------------------------------------

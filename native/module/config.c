@@ -241,8 +241,22 @@ static bool read_file(struct config *config, int fd, const char *path, char *err
     return fine;
 }
 
-bool config_load(struct config *config, char *error, size_t error_len)
+static bool read_named(struct config *config, const char *path, const char *by, char *error, size_t error_len)
 {
+    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    if (fd < 0) {
+        REFUSE("%s%s cannot be opened: %s; write it with `hsmsim configure-pkcs11`", by, path, strerror(errno));
+    }
+    bool fine = read_file(config, fd, path, error, error_len);
+    close(fd);
+    return fine;
+}
+
+bool config_load(struct config *config, const char *path, char *error, size_t error_len)
+{
+    if (path != NULL) {
+        return read_named(config, path, "", error, error_len);
+    }
     const char *named = secure_getenv("HSMSIM_PKCS11_CONFIG"), *xdg = secure_getenv("XDG_CONFIG_HOME"), *home = secure_getenv("HOME");
     char user[4096] = "";
     if (xdg != NULL && *xdg == '/') {
@@ -252,14 +266,7 @@ bool config_load(struct config *config, char *error, size_t error_len)
     }
     const char *places[] = {user, "/etc/hsmsim/pkcs11.cfg", "/run/hsmsim/pkcs11.cfg"};
     if (named != NULL) {
-        int fd = open(named, O_RDONLY | O_CLOEXEC);
-        if (fd < 0) {
-            REFUSE("HSMSIM_PKCS11_CONFIG names %s, which cannot be opened: %s; write it with `hsmsim configure-pkcs11`", named,
-                   strerror(errno));
-        }
-        bool fine = read_file(config, fd, named, error, error_len);
-        close(fd);
-        return fine;
+        return read_named(config, named, "HSMSIM_PKCS11_CONFIG: ", error, error_len);
     }
     for (size_t i = 0; i < sizeof places / sizeof *places; i++) {
         int fd = *places[i] == '\0' ? -1 : open(places[i], O_RDONLY | O_CLOEXEC);

@@ -37,8 +37,8 @@ struct config {
     char log_file[4096];
 };
 
-/* Finds and reads the file. false with a sentence in `error`. */
-bool config_load(struct config *config, char *error, size_t error_len);
+/* Reads the file, or finds it if `path` is NULL. false with a sentence in `error`. */
+bool config_load(struct config *config, const char *path, char *error, size_t error_len);
 /* One text; `where` names it in the sentence. */
 bool config_parse(struct config *config, const char *text, size_t len, const char *where, char *error, size_t error_len);
 

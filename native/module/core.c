@@ -69,14 +69,13 @@ static CK_RV check_arguments(const CK_C_INITIALIZE_ARGS *arguments)
     return given == 4 && (arguments->flags & CKF_OS_LOCKING_OK) == 0 ? CKR_CANT_LOCK : CKR_OK;
 }
 
-static CK_RV initialize(void)
+static CK_RV initialize(const char *path, char *error, size_t error_len)
 {
-    char error[512];
-    if (!configured && !config_load(&config, error, sizeof error)) {
-        log_line(LEVEL_ERROR, "%s", error);
+    if ((!configured || path != NULL) && !config_load(&config, path, error, error_len)) {
+        configured = false;
         return CKR_GENERAL_ERROR;
     }
-    configured = true;
+    configured = path == NULL;
     log_open(&config);
     if (!prepared) {
         make_condition();
@@ -94,15 +93,26 @@ static CK_RV initialize(void)
     return rv;
 }
 
+CK_RV core_start(const char *path, char *error, size_t error_len)
+{
+    *error = '\0';
+    pthread_mutex_lock(&lock);
+    CK_RV rv = atomic_load(&initialized) ? CKR_CRYPTOKI_ALREADY_INITIALIZED : initialize(path, error, error_len);
+    pthread_mutex_unlock(&lock);
+    return rv;
+}
+
 CK_RV C_Initialize(CK_VOID_PTR pInitArgs)
 {
+    char error[512];
     CK_RV rv = check_arguments(pInitArgs);
     if (rv != CKR_OK) {
         return rv;
     }
-    pthread_mutex_lock(&lock);
-    rv = atomic_load(&initialized) ? CKR_CRYPTOKI_ALREADY_INITIALIZED : initialize();
-    pthread_mutex_unlock(&lock);
+    rv = core_start(NULL, error, sizeof error);
+    if (*error != '\0') {
+        log_line(LEVEL_ERROR, "%s", error);
+    }
     return rv;
 }
 

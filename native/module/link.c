@@ -216,7 +216,8 @@ static bool by_ring(const struct link *link, const struct wire_header *request)
     return link->ring.segment != NULL && op_hot(request->op) && request->length + RING_SLACK <= RING_FRAME - WIRE_HEADER_SIZE;
 }
 
-enum link_result link_exchange(struct link *link, uint16_t op, uint64_t session, unsigned patience, struct wire_header *header, bool *sent)
+/* The header of what is in link->out: of a request that is under way its own, else a new one's. */
+static enum link_result prepare(struct link *link, uint16_t op, uint64_t session, struct wire_header *request)
 {
     if (!grow(&link->in, &link->in_cap, RING_FRAME, 0)) {
         return LINK_LOST;
@@ -224,8 +225,26 @@ enum link_result link_exchange(struct link *link, uint16_t op, uint64_t session,
     if (op_hot(op) && !link->ring.asked && link_ring_open(link) != LINK_OK) {
         return LINK_LOST;
     }
-    const struct wire_header request = {
-        .length = (uint32_t)(link->out_len - WIRE_HEADER_SIZE), .op = op, .seq = ++link->seq, .word = session};
+    link->seq += link->ring.submitted ? 0 : 1;
+    *request = (struct wire_header){
+        .length = (uint32_t)(link->out_len - WIRE_HEADER_SIZE), .op = op, .seq = link->seq, .word = session};
+    return LINK_OK;
+}
+
+void link_submit(struct link *link, uint16_t op, uint64_t session)
+{
+    struct wire_header request;
+    if (prepare(link, op, session, &request) == LINK_OK && by_ring(link, &request)) {
+        link_ring_submit(link, &request);
+    }
+}
+
+enum link_result link_exchange(struct link *link, uint16_t op, uint64_t session, unsigned patience, struct wire_header *header, bool *sent)
+{
+    struct wire_header request;
+    if (prepare(link, op, session, &request) != LINK_OK) {
+        return LINK_LOST;
+    }
     if (by_ring(link, &request)) {
         enum link_result result = link_ring_exchange(link, &request, patience, header, sent);
         if (result != LINK_REFUSED) {

@@ -150,10 +150,14 @@ void link_ring_close(struct link *link)
 
 /* ---- an exchange ----------------------------------------------------------------------------------------------------- */
 
-static void submit(struct link_ring *ring, struct ring_slot *slot, const uint8_t *frame, size_t len)
+void link_ring_submit(struct link *link, const struct wire_header *request)
 {
     const uint64_t one = 1;
-    memcpy(slot->frame, frame, len);
+    struct link_ring *ring = &link->ring;
+    struct ring_slot *slot = &ring->segment->slots[0];
+    wire_set_header(link->out, request);
+    memcpy(slot->frame, link->out, WIRE_HEADER_SIZE + (size_t)request->length);
+    ring->submitted = true;
     atomic_store_explicit(&ring->segment->processor, (uint32_t)sched_getcpu(), memory_order_relaxed);
     atomic_store_explicit(&slot->state, RING_REQUEST, memory_order_relaxed);
     atomic_fetch_or_explicit(&ring->segment->waiting, 1, memory_order_seq_cst);
@@ -213,9 +217,11 @@ enum link_result link_ring_exchange(struct link *link, const struct wire_header 
 {
     struct ring_slot *slot = &link->ring.segment->slots[0];
     size_t len = WIRE_HEADER_SIZE + (size_t)request->length;
-    wire_set_header(link->out, request);
     *sent = true;
-    submit(&link->ring, slot, link->out, len);
+    if (!link->ring.submitted) {
+        link_ring_submit(link, request);
+    }
+    link->ring.submitted = false;
     if (!wait_answer(link, slot, patience)) {
         return LINK_LOST;
     }

@@ -58,7 +58,11 @@ unsigned slot_logins_ended(struct slot *slot);      /* changes with every logout
 
 /* call_begin borrows a connection with `room` bytes for the payload; write it through `request`; call_run sends, waits and
  * leaves the answer's payload in `response` (also with an error, where the HSM sent one); call_end gives the connection
- * back and wipes what was secret. An HSM that is gone is replaced by the next one. */
+ * back and wipes what was secret. An HSM that is gone is replaced by the next one.
+ *
+ * Several at once: who holds a call begins another with call_begin_more, which waits for no other thread's connection:
+ * call->link is NULL where none is idle, or somebody waits for one. call_submit sends without waiting, where the ring takes
+ * the request; call_run, which must follow, then waits for that answer, or asks again if it does not come. */
 struct link;
 struct call {
     struct slot *slot;
@@ -69,6 +73,8 @@ struct call {
     struct wire_reader response;
 };
 CK_RV call_begin(struct call *call, struct slot *slot, uint16_t op, uint64_t session, size_t room);
+CK_RV call_begin_more(struct call *call, struct slot *slot, uint16_t op, uint64_t session, size_t room);
+void call_submit(struct call *call);
 CK_RV call_run(struct call *call);
 void call_end(struct call *call, bool secret);
 
@@ -84,5 +90,6 @@ struct key_facts {
     uint64_t allowed[FACTS_ALLOWED];
 };
 CK_RV key_facts(struct session *session, CK_OBJECT_HANDLE key, struct key_facts *out); /* CKR_KEY_HANDLE_INVALID */
+bool key_facts_known(struct session *session, CK_OBJECT_HANDLE key);                   /* without asking the HSM */
 
 #endif

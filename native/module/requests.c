@@ -35,6 +35,32 @@ static CK_RV copy_out(struct wire_bytes from, uint8_t *out, size_t *out_len)
     return CKR_OK;
 }
 
+CK_RV request_sign_begin(struct session *session, const struct operation *operation, bool digested, struct wire_bytes data, bool more,
+                         struct call *call)
+{
+    const struct wire_sign_request request = {operation->key, operation->mechanism, digested, data};
+    size_t room = REQUEST_FIXED + mechanism_bytes(&operation->mechanism) + data.len;
+    CKR_TRY((more ? call_begin_more : call_begin)(call, session->slot, WIRE_OP_SIGN, session->id, room));
+    CKR_REQUIRE(call->link != NULL, CKR_OK);
+    CK_RV rv = CKR_WIRE(wire_put_sign_request(&call->request, &request));
+    if (rv != CKR_OK) {
+        call_end(call, false);
+        return rv;
+    }
+    call_submit(call);
+    return CKR_OK;
+}
+
+CK_RV request_sign_end(struct call *call, uint8_t *out, size_t *out_len)
+{
+    struct wire_sign_response response;
+    CK_RV rv = call_run(call);
+    rv = rv == CKR_OK ? CKR_WIRE(wire_get_sign_response(&call->response, &response)) : rv;
+    rv = rv == CKR_OK ? copy_out(response.signature, out, out_len) : rv;
+    call_end(call, false);
+    return rv;
+}
+
 CK_RV request_sign(struct session *session, const struct operation *operation, bool digested, struct wire_bytes data,
                    uint8_t *out, size_t *out_len)
 {

@@ -2,7 +2,6 @@
  * MACs gather short messages for one frame and stream long ones. */
 #include "signature.h"
 
-#include "digest.h"
 #include "gathered.h"
 #include "macros.h"
 #include "requests.h"
@@ -68,8 +67,7 @@ static CK_RV stream_part(struct session *session, struct operation *operation, b
 
 /* ---- whole messages -------------------------------------------------------------------------------------------- */
 
-static CK_RV digest_whole(struct operation *operation, struct wire_bytes data, uint8_t digest[DIGEST_MAX],
-                          struct wire_bytes *out)
+CK_RV signature_digest(struct operation *operation, struct wire_bytes data, uint8_t digest[DIGEST_MAX], struct wire_bytes *out)
 {
     CKR_TRY(digest_begin(&operation->digest, operation->hash));
     CKR_TRY(digest_update(operation->digest, data.data, data.len));
@@ -91,7 +89,7 @@ CK_RV signature_make(struct session *session, struct operation *operation, struc
     CKR_TRY(room_for(operation, out_len));
     *out_len = room;
     if (operation->hash != 0) {
-        CKR_TRY(digest_whole(operation, data, digest, &data));
+        CKR_TRY(signature_digest(operation, data, digest, &data));
     } else if (too_long_for_a_frame(operation, data)) {
         CKR_TRY(stream_part(session, operation, false, data.data, data.len));
         return request_mac_final(session, operation, wire_bytes(NULL, 0), out, out_len);
@@ -106,7 +104,7 @@ CK_RV signature_check(struct session *session, struct operation *operation, stru
     uint8_t digest[DIGEST_MAX];
     CKR_TRY(right_length(operation, signature));
     if (operation->hash != 0) {
-        CKR_TRY(digest_whole(operation, data, digest, &data));
+        CKR_TRY(signature_digest(operation, data, digest, &data));
     } else if (too_long_for_a_frame(operation, data)) {
         size_t none = 0;
         CKR_TRY(stream_part(session, operation, true, data.data, data.len));

@@ -2,6 +2,7 @@
 #ifndef HSMSIM_SIGNATURE_H
 #define HSMSIM_SIGNATURE_H
 
+#include "digest.h"
 #include "operation.h"
 
 size_t signature_size(const struct operation *operation);
@@ -16,6 +17,9 @@ CK_RV signature_part(struct session *session, struct operation *operation, bool 
                      size_t len);
 CK_RV signature_make_last(struct session *session, struct operation *operation, uint8_t *out, size_t *out_len);
 CK_RV signature_check_last(struct session *session, struct operation *operation, struct wire_bytes signature);
+
+/* The digest of a message for a mechanism that hashes. */
+CK_RV signature_digest(struct operation *operation, struct wire_bytes data, uint8_t digest[DIGEST_MAX], struct wire_bytes *out);
 
 /* A caller's buffer as a view: CKR_ARGUMENTS_BAD for NULL with a length, CKR_DATA_LEN_RANGE above what the profile or
  * the protocol takes in one call. */

@@ -20,6 +20,7 @@ struct credentials {
 /* Shared memory beside a link's socket; wire/ring.h has the protocol. One slot is enough: no two threads share a link. */
 struct link_ring {
     bool asked;                   /* on this connection */
+    bool submitted;               /* a request is in the slot, and nobody has waited for its answer yet */
     struct ring_segment *segment; /* NULL: there is none, the socket takes everything */
     const struct ring_board *board;
     const _Atomic uint32_t *woken; /* on the board */
@@ -58,6 +59,7 @@ struct slot {
     const struct config_slot *config;
     pthread_mutex_t lock;
     pthread_cond_t link_free;
+    unsigned link_waiters;
     struct link links[SLOT_LINKS];
     struct link *idle;
     /* the client that the HSM knows us as */
@@ -110,6 +112,8 @@ void link_close(struct link *link);
 /* Sends out[0..out_len), which begins with room for the header; the answer's payload is in[0..header->length).
  * *sent: any byte may have reached the HSM. */
 enum link_result link_exchange(struct link *link, uint16_t op, uint64_t session, unsigned patience, struct wire_header *header, bool *sent);
+/* The first half of link_exchange, where the ring takes the request; the same arguments are to follow. */
+void link_submit(struct link *link, uint16_t op, uint64_t session);
 bool link_room(struct link *link, size_t payload);
 
 /* Engine threads answer these; nothing else goes by the ring. */
@@ -124,7 +128,8 @@ enum link_result link_ring_open(struct link *link);
 void link_ring_close(struct link *link);
 /* In a forked child, which never had the memory. */
 void link_ring_forget(struct link *link);
-/* As link_exchange, with the whole answer at link->in. LINK_REFUSED: the socket is to take this one. */
+void link_ring_submit(struct link *link, const struct wire_header *request);
+/* As link_exchange, with the whole answer at link->in; submits first unless that is done. LINK_REFUSED: the socket is to take this one. */
 enum link_result link_ring_exchange(struct link *link, const struct wire_header *request, unsigned patience, struct wire_header *header,
                                     bool *sent);
 

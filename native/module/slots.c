@@ -167,6 +167,12 @@ CK_RV key_facts(struct session *session, CK_OBJECT_HANDLE key, struct key_facts 
     return rv == CKR_OBJECT_HANDLE_INVALID ? CKR_KEY_HANDLE_INVALID : rv;
 }
 
+bool key_facts_known(struct session *session, CK_OBJECT_HANDLE key)
+{
+    struct key_facts facts;
+    return cached(session->slot, key, &facts);
+}
+
 /* ---- C_GetSlotList and its kind ---------------------------------------------------------------------------------------- */
 
 static void pad(CK_UTF8CHAR *out, size_t room, const void *text, size_t len)

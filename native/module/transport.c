@@ -258,25 +258,52 @@ static void give_up(struct link *link)
 
 /* ---- calls --------------------------------------------------------------------------------------------------------------- */
 
+/* The slot's lock is held. NULL: all are others'. */
+static struct link *take_link(struct slot *slot)
+{
+    struct link *link = slot->idle;
+    if (link != NULL) {
+        slot->idle = link->next;
+        link->busy = true;
+    }
+    return link;
+}
+
+static CK_RV begin(struct call *call, size_t room)
+{
+    struct link *link = call->link;
+    if (link != NULL && !link_room(link, room)) {
+        call_end(call, false);
+        return CKR_HOST_MEMORY;
+    }
+    if (link != NULL) {
+        call->request = wire_writer(link->out + WIRE_HEADER_SIZE, link->out_cap - WIRE_HEADER_SIZE);
+    }
+    return CKR_OK;
+}
+
 CK_RV call_begin(struct call *call, struct slot *slot, uint16_t op, uint64_t session, size_t room)
 {
     *call = (struct call){.slot = slot, .op = op, .session = session};
     CKR_REQUIRE(room <= WIRE_MAX_FRAME_USER, CKR_DATA_LEN_RANGE);
     pthread_mutex_lock(&slot->lock);
-    while (slot->idle == NULL) {
+    while ((call->link = take_link(slot)) == NULL) {
+        slot->link_waiters++;
         pthread_cond_wait(&slot->link_free, &slot->lock);
+        slot->link_waiters--;
     }
-    struct link *link = slot->idle;
-    slot->idle = link->next;
-    link->busy = true;
     pthread_mutex_unlock(&slot->lock);
-    call->link = link;
-    if (!link_room(link, room)) {
-        call_end(call, false);
-        return CKR_HOST_MEMORY;
-    }
-    call->request = wire_writer(link->out + WIRE_HEADER_SIZE, link->out_cap - WIRE_HEADER_SIZE);
-    return CKR_OK;
+    return begin(call, room);
+}
+
+CK_RV call_begin_more(struct call *call, struct slot *slot, uint16_t op, uint64_t session, size_t room)
+{
+    *call = (struct call){.slot = slot, .op = op, .session = session};
+    CKR_REQUIRE(room <= WIRE_MAX_FRAME_USER, CKR_DATA_LEN_RANGE);
+    pthread_mutex_lock(&slot->lock);
+    call->link = slot->link_waiters == 0 ? take_link(slot) : NULL;
+    pthread_mutex_unlock(&slot->lock);
+    return begin(call, room);
 }
 
 /* establish and join use the link's buffer: the request stays safe in a copy while they run. */
@@ -352,6 +379,15 @@ static CK_RV ask_in_turn(struct call *call, bool *again)
         }
     }
     return CKR_DEVICE_ERROR;
+}
+
+void call_submit(struct call *call)
+{
+    struct link *link = call->link;
+    if (ready_with_request(link, call->request.len) == CKR_OK) {
+        link->out_len = WIRE_HEADER_SIZE + call->request.len;
+        link_submit(link, call->op, call->session);
+    }
 }
 
 /* An HSM whose neighbour died, or whose machine is busy, may have to renew its lease in the database first (DESIGN D6). */

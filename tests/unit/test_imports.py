@@ -16,7 +16,7 @@ LAYERS = [
     {"demo", "bench"},
     {"gateway"},
     {"services"},
-    {"authz", "fleet"},
+    {"authz", "fleet", "native"},
     {"hsm", "cluster"},
     {"crypto", "storage"},
     {"clock", "frames", "ids", "errors", "config", "faults", "words", "__init__"},
@@ -36,6 +36,7 @@ C_MAY_INCLUDE = {
     "wire": {"wire", "include"},
     "module": {"module", "wire", "include"},
     "engine": {"engine", "wire", "include"},
+    "binding": {"binding", "module", "wire", "include"},
 }
 
 

@@ -1,6 +1,6 @@
-"""Write the C source of hsmsim.hsm._engine: cffi's binding of engine.h.
+"""Write the C source of an extension: cffi's binding of a header.
 
-Usage: cffi_build.py ENGINE_H OUTPUT_C. Only what stands between the header's two markers is bound.
+Usage: cffi_build.py MODULE HEADER OUTPUT_C. Only what stands between the header's two markers is bound.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ def declarations(header: str) -> str:
     return re.sub(r"/\*.*?\*/", "", body, flags=re.DOTALL)
 
 
-def main(header: Path, output: Path) -> None:
+def main(module: str, header: Path, output: Path) -> None:
     """Emit the extension's source."""
     ffi = cffi.FFI()
     ffi.cdef(declarations(header.read_text(encoding="utf-8")))
-    ffi.set_source("hsmsim.hsm._engine", '#include "engine.h"')
+    ffi.set_source(module, f'#include "{header.name}"')
     ffi.emit_c_code(str(output))
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(sys.argv[1], Path(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,5 @@
+# The cffi binding of native/binding/signer.h; hsmsim.native gives it types.
+from typing import Any
+
+ffi: Any
+lib: Any
