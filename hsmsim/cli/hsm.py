@@ -8,6 +8,7 @@ from hsmsim.cli import show
 from hsmsim.config import Places
 from hsmsim.fleet import launch, operations, state
 from hsmsim.gateway import simulator
+from hsmsim.hsm.timing import PROFILES
 
 hsm_id_argument = click.argument("hsm_id")
 
@@ -101,3 +102,18 @@ def kill(hsm_id: str) -> None:
     places = Places.resolve()
     killed = operations.kill(places, hsm_id)
     click.echo(f"{hsm_id} {'is killed' if killed else 'was not running'}.")
+
+
+@hsm.command()
+@click.argument("profile", type=click.Choice([*PROFILES, "none"]))
+def timing(profile: str) -> None:
+    """Hold the HSMs to the rates that AWS publishes for a type of HSM, or to none.
+
+    The HSMs that run are started again one after the other. The profile stays until another one is set.
+    """
+    places = Places.resolve()
+    cluster = state.load(places).only_cluster()
+    with show.progress() as say:
+        say("Starting the HSMs again")
+        operations.set_timing(places, cluster.cluster_id, "" if profile == "none" else profile)
+    click.echo(f"{cluster.cluster_id} has timing profile {profile}.")

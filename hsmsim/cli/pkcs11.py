@@ -36,6 +36,13 @@ if TYPE_CHECKING:
     show_default=True,
     help="auto: signatures and ciphers go by shared memory where it can be had; socket: never.",
 )
+@click.option(
+    "--default-retry-mode",
+    type=click.Choice(modulecfg.RETRY_MODES),
+    default=modulecfg.RETRY_MODES[0],
+    show_default=True,
+    help="standard: what an HSM with a timing profile refuses is asked again for a second; off: it fails at once.",
+)
 def configure(
     *,
     target: shared.Target,
@@ -49,6 +56,7 @@ def configure(
     log_level: str,
     timeout_ms: int,
     transport: str,
+    default_retry_mode: str,
 ) -> None:
     """Write the PKCS#11 module's configuration.
 
@@ -65,6 +73,7 @@ def configure(
         log_level=log_level,
         timeout_ms=timeout_ms,
         transport=transport,
+        retry_mode=default_retry_mode,
     )
     where = target.where(Places.resolve())
     if add_cluster and path.exists():

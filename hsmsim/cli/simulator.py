@@ -16,9 +16,10 @@ import click
 from hsmsim.cli import show
 from hsmsim.cli.hsm import describe
 from hsmsim.config import Places
-from hsmsim.fleet import processes, quickstart, state
+from hsmsim.fleet import operations, processes, quickstart, state
 from hsmsim.gateway import launch, simulator
 from hsmsim.gateway.config import DEFAULT_PORT, DEFAULT_TLS_PORT
+from hsmsim.hsm.timing import PROFILES
 
 if TYPE_CHECKING:
     from types import FrameType
@@ -36,6 +37,11 @@ PORT = click.IntRange(0, 65535)
     default="fast",
     show_default=True,
     help="What new HSMs compute with: their own engine, the same without batches, or SoftHSM2 as the reference.",
+)
+@click.option(
+    "--timing",
+    type=click.Choice([*PROFILES, "none"]),
+    help="Hold the HSMs to AWS's rates for this type, see `hsmsim hsm timing`.  [default: as the last time, else none]",
 )
 @click.option(
     "--port",
@@ -79,6 +85,7 @@ def up(
     detach: bool,
     hsms: int,
     engine: str,
+    timing: str | None,
     port: int | None,
     tls_port: int | None,
     host: str | None,
@@ -99,6 +106,8 @@ def up(
         with show.progress() as say:
             gateway = None if no_gateway else options
             running = simulator.bring_up(places, say, gateway, hsms=hsms, engine=engine, database=database)
+            if timing is not None:
+                operations.set_timing(places, running.hsms.cluster_id, "" if timing == "none" else timing)
     except KeyboardInterrupt:
         simulator.take_down(places)
         raise

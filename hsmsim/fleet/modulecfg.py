@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 PORT = 2223
 TRANSPORTS = ("auto", "socket")  # auto: shared memory where the HSM gives some
+RETRY_MODES = ("standard", "off")  # of what a throttled HSM refuses
 TOKEN = "hsmsim"  # noqa: S105 - a label
 
 
@@ -28,6 +29,7 @@ class Options:
     timeout_ms: int = 5000
     transport: str = TRANSPORTS[0]
     hsm_ca_file: str = ""
+    retry_mode: str = RETRY_MODES[0]
 
 
 def slot(where: Where, options: Options) -> dict[str, object]:
@@ -62,6 +64,7 @@ def document(where: Where, options: Options) -> dict[str, object]:
             "profile": options.profile,
             "timeout_ms": options.timeout_ms,
             "transport": options.transport,
+            "retry_mode": options.retry_mode,
         },
     }
 

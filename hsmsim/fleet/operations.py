@@ -29,6 +29,7 @@ from hsmsim.hsm.messages import (
     LimitedWriteRequest,
     RemoveMemberRequest,
 )
+from hsmsim.hsm.timing import PROFILES
 from hsmsim.ids import is_id
 from hsmsim.storage import files
 
@@ -297,6 +298,30 @@ def delete_cluster(places: Places, cluster_id: str) -> None:
 
 
 # ---- clusters --------------------------------------------------------------------------------------------------------
+
+
+def set_timing(places: Places, cluster_id: str, profile: str) -> list[str]:
+    """Hold a cluster's HSMs to a timing profile, empty for none; return those that were started again for it.
+
+    One after the other: the others serve meanwhile. HSMs that are made or started later have it, too.
+    """
+    if profile not in ("", *PROFILES):
+        raise HsmsimError(f"{profile!r} is no timing profile. There are: {', '.join(PROFILES)}.")
+    with state.lock(places):
+        fleet = state.load(places)
+        cluster = fleet.cluster(cluster_id)
+        if profile and any(hsm.engine == "softhsm" for hsm in cluster.hsms):
+            raise HsmsimError(
+                "HSMs of the reference engine keep no timing profile. Make the cluster with another engine."
+            )
+        if cluster.timing == profile:
+            return []
+        state.save(places, fleet.with_cluster(structs.replace(cluster, timing=profile)))
+    running = [hsm.hsm_id for hsm in cluster.hsms if launch.is_running(places, hsm.hsm_id)]
+    for hsm_id in running:
+        stop(places, [hsm_id])
+        start(places, [hsm_id])
+    return running
 
 
 def initialize(places: Places, cluster_id: str, signed: bytes, anchor: bytes) -> None:

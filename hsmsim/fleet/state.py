@@ -64,13 +64,14 @@ class Restore(msgspec.Struct, frozen=True):
 
 
 class Cluster(msgspec.Struct, frozen=True):
-    """One cluster and its HSMs in order of making."""
+    """One cluster and its HSMs in order of making. timing: a profile of hsmsim.hsm.timing, empty for none."""
 
     cluster_id: str
     hsms: tuple[Hsm, ...] = ()
     availability_check: bool = True
     mode: str = NON_FIPS
     restore: Restore | None = None
+    timing: str = ""
 
 
 class Fleet(msgspec.Struct, frozen=True):
@@ -381,6 +382,7 @@ def write_config(places: Places, cluster: Cluster, hsm: Hsm, account: str, datab
         "model": hsm.model,
         "workers": 0,
         "mode": cluster.mode,
+        "timing": cluster.timing,
         "clock": str(places.clock_file),
         "images": str(places.images_folder),
     }

@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, Final
 from hsmsim.errors import CkrError, HsmsimError
 from hsmsim.hsm import _engine
 from hsmsim.hsm.cryptoki import CKR, ERROR_TEXT
+from hsmsim.hsm.timing import UNLIMITED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from hsmsim.hsm.messages import Mechanism
+    from hsmsim.hsm.timing import Rates
 
 _ffi: Any = _engine.ffi
 _lib: Any = _engine.lib
@@ -110,11 +112,19 @@ class Engine:
     """One engine; the process has exactly one, for as long as it lives."""
 
     def __init__(
-        self, *, workers: int = 0, reference: bool = False, batches: bool = True, boot: int = 0, max_keys: int = 0
+        self,
+        *,
+        workers: int = 0,
+        reference: bool = False,
+        batches: bool = True,
+        boot: int = 0,
+        max_keys: int = 0,
+        rates: Rates = UNLIMITED,
     ) -> None:
         config = _ffi.new("he_config *")
         config.workers, config.reference, config.boot, config.max_keys = workers, int(reference), boot, max_keys
         config.unbatched = int(not batches)
+        config.rsa_rate, config.ec_rate = rates.rsa_2048, rates.p_256
         error = _ffi.new("char[256]")
         self._engine = _lib.he_create(config, error, 256)
         if self._engine == _ffi.NULL:

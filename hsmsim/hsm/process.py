@@ -41,6 +41,7 @@ from hsmsim.hsm.firmware.index import Index
 from hsmsim.hsm.firmware.state import Settings, State
 from hsmsim.hsm.membership import Place, Restore, bootstrap
 from hsmsim.hsm.peers import Links
+from hsmsim.hsm.timing import PROFILES, UNLIMITED
 from hsmsim.hsm.vault.vault import Vault
 from hsmsim.storage.database import as_user, is_sqlite, obstruct
 from hsmsim.storage.migrate import migrate
@@ -68,6 +69,7 @@ class Config:
     mode: str = NON_FIPS
     clock: str = ""
     images: str = ""
+    timing: str = ""
     restore: dict[str, str] | None = None
 
     @classmethod
@@ -82,6 +84,10 @@ class Config:
             ) from error
         if config.engine not in ("fast", "plain", "softhsm"):
             raise HsmsimError(f"{path}: engine is 'fast', 'plain' or 'softhsm', not {config.engine!r}")
+        if config.timing not in ("", *PROFILES) or (config.timing and config.engine == "softhsm"):
+            raise HsmsimError(
+                f"{path}: timing is one of {', '.join(PROFILES)} with another engine than softhsm, or empty."
+            )
         if config.mode not in (FIPS, NON_FIPS):
             raise HsmsimError(f"{path}: mode is {FIPS} or {NON_FIPS}, not {config.mode!r}")
         return config
@@ -149,7 +155,11 @@ def build(config: Config) -> State:
     """All parts, connected; nothing listens yet."""
     reference = config.engine == "softhsm"
     engine = Engine(
-        workers=config.workers, reference=reference, batches=config.engine == "fast", boot=secrets.randbits(32)
+        workers=config.workers,
+        reference=reference,
+        batches=config.engine == "fast",
+        boot=secrets.randbits(32),
+        rates=PROFILES.get(config.timing, UNLIMITED),
     )
     if not engine.memory_locked:
         _LOG.info("RLIMIT_MEMLOCK is small: only the arena of keys is locked in memory.")

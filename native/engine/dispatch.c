@@ -140,7 +140,7 @@ static enum outcome run_hot(struct dispatch *shared, struct executor *executor, 
     if (!make_room(executor, header->length)) {
         return code(shared, executor, request, CKR_DEVICE_MEMORY, len);
     }
-    const struct hot_request hot = {request->client, header->op, header->word, request->payload, header->length};
+    const struct hot_request hot = {request->client, header->op, header->word, request->payload, header->length, shared->throttle};
     bool gather = request->sink.ring != NULL && executor->gathering.batch != NULL;
     struct wire_writer out = answer_writer(executor);
     enum hot_outcome outcome;
@@ -208,7 +208,7 @@ uint64_t dispatch_again(struct dispatch *shared, struct executor *executor, cons
     if (lease_over(shared)) {
         return CKR_DEVICE_ERROR;
     }
-    const struct hot_request hot = {held->client, held->header.op, held->header.word, held->payload.data, held->len};
+    const struct hot_request hot = {held->client, held->header.op, held->header.word, held->payload.data, held->len, shared->throttle};
     struct wire_writer out = answer_writer(executor);
     enum hot_outcome outcome;
     uint64_t rv = hot_run(shared->rights, executor->crypto, &hot, NULL, &out, &outcome);

@@ -14,6 +14,7 @@ struct dispatch {
     _Atomic uint64_t *serve_until; /* CLOCK_MONOTONIC nanoseconds */
     _Atomic uint64_t *epoch;
     _Atomic(const struct faults *) *faults; /* NULL: this engine has none */
+    struct throttle *throttle;     /* NULL: no timing profile */
     atomic_ullong hot, misses;
 };
 

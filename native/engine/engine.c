@@ -15,6 +15,7 @@
 #include "queue.h"
 #include "rights.h"
 #include "server.h"
+#include "throttle.h"
 #include "vault.h"
 
 struct he_engine {
@@ -25,6 +26,7 @@ struct he_engine {
     struct vault *vault;
     int locked;
     bool batches;
+    struct throttle throttle;
     _Atomic uint64_t serve_until, epoch;
     _Atomic(const struct faults *) faults;
 };
@@ -73,6 +75,8 @@ he_engine *he_create(const he_config *config, char *error, size_t error_len)
     engine->rights = rights_new(config->max_keys);
     engine->queue = queue_new();
     engine->batches = config->unbatched == 0 && config->reference == 0 && lanes_there();
+    const uint32_t rates[THROTTLE_CLASSES] = {[THROTTLE_RSA] = config->rsa_rate, [THROTTLE_EC] = config->ec_rate};
+    throttle_init(&engine->throttle, rates);
     const struct server_parts parts = {
         .rights = engine->rights,
         .queue = engine->queue,
@@ -83,6 +87,7 @@ he_engine *he_create(const he_config *config, char *error, size_t error_len)
         .serve_until = &engine->serve_until,
         .faults = &engine->faults,
         .epoch = &engine->epoch,
+        .throttle = config->rsa_rate + config->ec_rate == 0 ? NULL : &engine->throttle,
     };
     engine->server = server_new(&parts);
     engine->vault = engine->masking == NULL ? NULL : vault_new(engine->masking);

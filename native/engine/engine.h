@@ -25,6 +25,8 @@ typedef struct {
     uint32_t max_keys;        /* keys kept unwrapped; 0 = 16384; least recently used goes first */
     uint32_t reference;       /* 1: keyed hot operations go up to Python, which runs them in SoftHSM2 */
     uint32_t unbatched;       /* 1: each operation alone, even where the processor could do eight at a time */
+    uint32_t rsa_rate;        /* operations a second with private RSA-2048 keys; 0 = no limit (throttle.h) */
+    uint32_t ec_rate;         /* the same with P-256 */
     uint64_t boot;            /* random; upper half of the epoch */
 } he_config;
 

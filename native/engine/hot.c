@@ -21,6 +21,7 @@ struct call {
     uint64_t session;
     struct wire_reader reader;
     struct gathering *gathering;
+    struct throttle *throttle;
     struct wire_writer *out;
     enum hot_outcome outcome;
 };
@@ -30,6 +31,11 @@ static struct key_entry *use(struct call *call, uint64_t handle, uint32_t usage,
     struct key_entry *entry = rights_key_use(call->rights, call->client, call->session, handle, usage, mechanism, rv);
     if (entry == NULL && *rv == CKR_OK) {
         call->outcome = HOT_MISS;
+    }
+    if (entry != NULL && !throttle_allows(call->throttle, entry->object_class, entry->key_type, key_object_bits(entry->object))) {
+        rights_key_done(entry);
+        *rv = WIRE_HSM_BUSY;
+        return NULL;
     }
     return entry;
 }
@@ -254,7 +260,7 @@ uint64_t hot_run(struct rights *rights, struct crypto_worker *worker, const stru
                  struct gathering *gathering, struct wire_writer *out, enum hot_outcome *outcome)
 {
     struct call call = {rights, worker, request->client, request->session, wire_reader(request->payload, request->len),
-                        gathering, out, HOT_DONE};
+                        gathering, request->throttle, out, HOT_DONE};
     for (size_t i = 0; i < CALLS; i++) {
         if (calls[i].op != request->op) {
             continue;

@@ -4,6 +4,7 @@
 
 #include "batch.h"
 #include "rights.h"
+#include "throttle.h"
 
 struct hot_request {
     struct client *client;
@@ -11,6 +12,7 @@ struct hot_request {
     uint64_t session;
     const uint8_t *payload;
     size_t len;
+    struct throttle *throttle; /* NULL: no timing profile */
 };
 
 enum hot_outcome {

@@ -71,7 +71,8 @@ struct server *server_new(const struct server_parts *parts)
     }
     server->parts = *parts;
     server->dispatch = (struct dispatch){.rights = parts->rights, .queue = parts->queue, .reference = parts->reference,
-                                         .serve_until = parts->serve_until, .epoch = parts->epoch, .faults = parts->faults};
+                                         .serve_until = parts->serve_until, .epoch = parts->epoch, .faults = parts->faults,
+                                         .throttle = parts->throttle};
     server->epoll = epoll_create1(EPOLL_CLOEXEC);
     server->stopper = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
     server->listener = -1;

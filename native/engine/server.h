@@ -22,6 +22,7 @@ struct server_parts {
     _Atomic uint64_t *serve_until; /* CLOCK_MONOTONIC nanoseconds */
     _Atomic uint64_t *epoch;
     _Atomic(const struct faults *) *faults;
+    struct throttle *throttle; /* NULL: no timing profile */
 };
 
 struct server *server_new(const struct server_parts *parts);

@@ -173,11 +173,13 @@ static bool read_logging(struct config *config, const struct json *logging, cons
 static bool read_all(struct config *config, const struct json *root, const char *where, char *error, size_t error_len)
 {
     static const struct known known[] = {{"clusters", JSON_ARRAY}, {"logging", JSON_OBJECT}, {"hsmsim", JSON_OBJECT}, {NULL, JSON_NULL}};
-    static const struct known known_own[] = {{"profile", JSON_STRING}, {"timeout_ms", JSON_NUMBER}, {"transport", JSON_STRING}, {NULL, JSON_NULL}};
+    static const struct known known_own[] = {{"profile", JSON_STRING}, {"timeout_ms", JSON_NUMBER}, {"transport", JSON_STRING},
+                                             {"retry_mode", JSON_STRING}, {NULL, JSON_NULL}};
     static const char *const profiles[] = {"general", "cloudhsm", NULL};
     static const char *const transports[] = {"auto", "socket", NULL};
+    static const char *const retries[] = {"standard", "off", NULL};
     const struct json *clusters = json_member(root, "clusters"), *own = json_member(root, "hsmsim");
-    int profile, transport;
+    int profile, transport, retry;
     CHECK_MEMBERS(root->type == JSON_OBJECT ? root : NULL, known, "the file");
     CHECK_MEMBERS(own, known_own, "hsmsim");
     if (clusters == NULL || clusters->type != JSON_ARRAY || clusters->child == NULL) {
@@ -200,6 +202,10 @@ static bool read_all(struct config *config, const struct json *root, const char 
         REFUSE("%s: \"transport\" is auto (shared memory where there is some) or socket", where);
     }
     config->socket_only = transport == 1;
+    if (!choice(json_text(own, "retry_mode", "standard"), retries, &retry)) {
+        REFUSE("%s: \"retry_mode\" is standard or off", where);
+    }
+    config->retry_off = retry == 1;
     int64_t timeout = json_number(own, "timeout_ms", TIMEOUT_MS);
     if (timeout < TIMEOUT_MIN_MS || timeout > TIMEOUT_MAX_MS) {
         REFUSE("%s: \"timeout_ms\" is between %d and %d", where, TIMEOUT_MIN_MS, TIMEOUT_MAX_MS);

@@ -31,6 +31,7 @@ struct config {
     unsigned slot_count;
     bool cloudhsm;
     bool socket_only; /* no shared memory */
+    bool retry_off; /* what a throttled HSM refuses is not tried again */
     unsigned timeout_ms;
     enum config_log log_type;
     int log_level;

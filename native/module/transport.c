@@ -11,7 +11,7 @@
 #include "slot.h"
 
 enum { WIRE_VERSION = 1, SLOW_PATIENCE = 24, PROFILE_CLOUDHSM = 1, PROFILE_CHECK_OFF = 2, HELLO_ROOM = 1024 };
-enum { LEASE_PAUSE_MS = 20, LEASE_PATIENCE_MS = 2000 };
+enum { LEASE_PAUSE_MS = 20, LEASE_PATIENCE_MS = 2000, BUSY_PAUSE_US = 1000, BUSY_PAUSE_MAX_US = 128000, BUSY_PATIENCE_US = 1000000 };
 
 /* Once their bytes were sent, these are not sent again to another HSM: they may have happened. */
 static bool repeatable(uint16_t op)
@@ -391,7 +391,7 @@ void call_submit(struct call *call)
 }
 
 /* An HSM whose neighbour died, or whose machine is busy, may have to renew its lease in the database first (DESIGN D6). */
-CK_RV call_run(struct call *call)
+static CK_RV run_in_lease(struct call *call)
 {
     const struct timespec pause = {.tv_nsec = LEASE_PAUSE_MS * 1000000L};
     bool again;
@@ -399,6 +399,32 @@ CK_RV call_run(struct call *call)
     for (unsigned waited = 0; again && waited < LEASE_PATIENCE_MS; waited += LEASE_PAUSE_MS) {
         nanosleep(&pause, NULL);
         rv = ask_in_turn(call, &again);
+    }
+    return rv;
+}
+
+/* Ever longer, and not all callers at once. */
+static unsigned busy_pause(unsigned longest)
+{
+    unsigned us = longest / 2 + (unsigned)(ring_now_ns() / 1000 % (longest / 2));
+    const struct timespec pause = {.tv_nsec = (long)us * 1000};
+    nanosleep(&pause, NULL);
+    return us;
+}
+
+/* A throttled HSM has queued nothing: the client tries again, as AWS's does in its standard retry mode. */
+CK_RV call_run(struct call *call)
+{
+    CK_RV rv = run_in_lease(call);
+    unsigned longest = BUSY_PAUSE_US;
+    for (unsigned waited = 0; rv == WIRE_HSM_BUSY && !module_config()->retry_off && waited < BUSY_PATIENCE_US;) {
+        waited += busy_pause(longest);
+        longest = longest < BUSY_PAUSE_MAX_US ? longest * 2 : longest;
+        rv = run_in_lease(call);
+    }
+    if (rv == WIRE_HSM_BUSY) {
+        log_line(LEVEL_WARN, "the HSM could not queue the request (response code 187): its timing profile allows no more");
+        rv = CKR_FUNCTION_FAILED;
     }
     return rv;
 }

@@ -27,6 +27,9 @@ enum wire_result {
 
 enum { WIRE_HEADER_SIZE = 32, WIRE_RESPONSE = 0x8000 };
 #define WIRE_UNAVAILABLE UINT32_C(0xFFFFFFFF)
+/* AWS's HSM code 187, "HSM could not queue the request": a timing profile has no room for it. Nothing was done; the module asks
+ * again, then says CKR_FUNCTION_FAILED. */
+#define WIRE_HSM_BUSY UINT64_C(0x800000BB)
 
 struct wire_header {
     uint32_t length;

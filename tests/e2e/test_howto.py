@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from tests.conftest import Simulator
 
 PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "how-to").glob("*.md"))
-DESTRUCTIVE = {"failover.md", "faults.md", "partitions.md"}
+DESTRUCTIVE = {"failover.md", "faults.md", "partitions.md", "timing-profiles.md"}
 WITH_AWS = {"cloudtrail.md", "cluster-from-nothing.md"}
 FROM_NOTHING = {"postgresql.md"}
 NOT_RUN = {"docker.md"}

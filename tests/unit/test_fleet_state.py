@@ -64,6 +64,7 @@ def test_an_hsm_is_told_where_everything_is(places: Places) -> None:
         "socket": f"{places.run}/{hsm.hsm_id}.sock",
         "folder": f"{places.home}/hsms/{hsm.hsm_id}",
         "engine": "softhsm",
+        "timing": "",
         "softhsm_library": str(softhsm_library()),
         "availability_check": False,
         "model": "hsm2m.medium",
@@ -190,5 +191,5 @@ def test_the_module_is_told_every_server_and_no_secret(places: Places) -> None:
             }
         ],
         "logging": {"log_type": "term", "log_level": "warn"},
-        "hsmsim": {"profile": "cloudhsm", "timeout_ms": 5000, "transport": "auto"},
+        "hsmsim": {"profile": "cloudhsm", "timeout_ms": 5000, "transport": "auto", "retry_mode": "standard"},
     }
