@@ -192,9 +192,10 @@ def build(config: Config) -> State:
 
 
 def run(config: Config) -> None:
-    """Serve until SIGTERM."""
+    """Serve until SIGTERM, which this thread alone takes: another one could have it without Python's noticing."""
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # threads begin with what this one blocks
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     claim(config.folder)
     _environment(config)
@@ -205,6 +206,7 @@ def run(config: Config) -> None:
     dispatcher.start()
     state.links.start()
     _LOG.info("%s serves %s at version %d.", config.hsm_id, config.cluster_id, state.replica.version)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
     stop.wait()
     _LOG.info("%s stops.", config.hsm_id)
     dispatcher.stop()
