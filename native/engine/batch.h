@@ -18,7 +18,7 @@ struct batch_table {
     _Atomic uint32_t from[LANE_KINDS];
 };
 void batch_table_init(struct batch_table *table);
-/* Measures; some 20 ms of a thread. `stop` ends it between two kinds. */
+/* Measures; some 0.1 s of a thread. `stop` ends it between two kinds. */
 void batch_table_measure(struct batch_table *table, const _Atomic bool *stop);
 
 /* ---- batches -------------------------------------------------------------------------------------------------------- */

@@ -36,6 +36,12 @@ void lanes_run(struct lane_room *room, enum lane_kind kind, struct lane *lanes, 
     }
 }
 
+void lanes_begin_stack(enum lane_kind kind, unsigned place)
+{
+    (void)kind;
+    (void)place;
+}
+
 bool lane_key_random(enum lane_kind kind, struct lane_key *out)
 {
     (void)kind;

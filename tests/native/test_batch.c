@@ -460,7 +460,9 @@ static void test_measured(void)
     for (int kind = LANE_NONE + 1; kind < LANE_KINDS; kind++) {
         uint32_t from = atomic_load(&measured.from[kind]);
         CHECK(from >= 1 && from <= LANES + 1);
+        CHECK(kind <= LANE_RSA4096 || from <= LANES); /* what it measured was signed, not refused */
     }
+    CHECK(atomic_load(&measured.from[LANE_P256]) > 1); /* OpenSSL's one takes half of eight in lanes */
 }
 
 /* Threads have batches of their own and share keys. */
