@@ -1,12 +1,14 @@
-/* How many signatures a second, and how long one takes: a PKCS#11 module or in-process OpenSSL, the same loop for both.
+/* How many signatures or encryptions a second, and how long one takes: a PKCS#11 module, in-process OpenSSL or bare crypto_mb, the same
+ * loop for all.
  *
- *   hsmsim-signbench --module PATH --token LABEL --pin-env NAME --key LABEL --kind rsa2048|rsa4096|p256|p384
+ *   hsmsim-signbench --module PATH --token LABEL --pin-env NAME --key LABEL --kind rsa2048|p256|...|aes256gcm
  *                    --processes N --seconds S [--warmup S]
- *   hsmsim-signbench --openssl --kind p256 --processes N --seconds S
+ *   hsmsim-signbench --openssl|--crypto-mb --kind p256 --processes N --seconds S
  *
  * Each process is a client of its own: it loads the module after the fork, logs in, finds the key by label, waits for the
- * others, and then does C_SignInit + C_Sign (or EVP_PKEY_sign) until the time is over. The first signature of each process
- * is verified. Prints one line of JSON: operations, seconds, per second, latency percentiles in microseconds. */
+ * others, and then does C_SignInit + C_Sign (or EVP_PKEY_sign) until the time is over; with aes256gcm C_EncryptInit + C_Encrypt of
+ * 4 KiB. crypto_mb does eight a call. Prints one line of JSON: operations, seconds, per second, latency percentiles in
+ * microseconds, of a call. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
 #include <getopt.h>
@@ -14,8 +16,6 @@
 #include <openssl/evp.h>
 #include <openssl/rsa.h>
 #include <stdatomic.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -24,21 +24,14 @@
 #include <time.h>
 #include <unistd.h>
 
-#include "pkcs11.h"
+#include "signbench.h"
 
-enum { PROCESSES = 64, SAMPLES = 1 << 17, SIGNATURE_MAX = 1024, LABEL_SIZE = 32 };
+enum { PROCESSES = 64, SAMPLES = 1 << 17, OUTPUT_MAX = PLAINTEXT + SIGNATURE_MAX, LABEL_SIZE = 32, TAG = 16 };
 
-struct kind {
-    const char *name;
-    bool rsa;
-    int bits;
-    const char *curve;
-    size_t input; /* bytes handed to the signature: DigestInfo of SHA-256, or the digest */
-};
 static const struct kind kinds[] = {
-    {"rsa2048", true, 2048, NULL, 51}, {"rsa3072", true, 3072, NULL, 51}, {"rsa4096", true, 4096, NULL, 51},
-    {"p256", false, 256, "P-256", 32}, {"p384", false, 384, "P-384", 48}, {"p521", false, 521, "P-521", 64},
-    {"ed25519", false, 256, "ED25519", 32},
+    {"rsa2048", CKM_RSA_PKCS, 2048, NULL, 51}, {"rsa3072", CKM_RSA_PKCS, 3072, NULL, 51}, {"rsa4096", CKM_RSA_PKCS, 4096, NULL, 51},
+    {"p256", CKM_ECDSA, 256, "P-256", 32},     {"p384", CKM_ECDSA, 384, "P-384", 48},     {"p521", CKM_ECDSA, 521, "P-521", 64},
+    {"ed25519", CKM_EDDSA, 256, "ED25519", 32}, {"aes256gcm", CKM_AES_GCM, 256, NULL, PLAINTEXT},
 };
 static const uint8_t sha256_info[19] = {0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60, 0x86, 0x48, 0x01,
                                         0x65, 0x03, 0x04, 0x02, 0x01, 0x05, 0x00, 0x04, 0x20};
@@ -56,18 +49,7 @@ struct options {
     const struct kind *kind;
     int processes;
     double seconds, warmup;
-    bool openssl;
-};
-
-struct signer {
-    bool (*sign)(struct signer *, const uint8_t *data, size_t len, uint8_t *out, size_t *out_len);
-    CK_FUNCTION_LIST_PTR p11;
-    CK_SESSION_HANDLE session;
-    CK_OBJECT_HANDLE key;
-    CK_MECHANISM mechanism;
-    EVP_PKEY_CTX *context;
-    EVP_PKEY *pkey; /* for whole messages, with its context */
-    EVP_MD_CTX *message;
+    bool openssl, crypto_mb;
 };
 
 static double now(void)
@@ -77,7 +59,7 @@ static double now(void)
     return (double)t.tv_sec + (double)t.tv_nsec * 1e-9;
 }
 
-static bool fail(const char *what, unsigned long code)
+bool fail(const char *what, unsigned long code)
 {
     fprintf(stderr, "hsmsim-signbench: %s: 0x%lx\n", what, code);
     return false;
@@ -115,9 +97,24 @@ static bool sign_message(struct signer *s, const uint8_t *data, size_t len, uint
            fail("EVP_DigestSign", 0);
 }
 
-static bool is_edwards(const struct kind *kind)
+static bool encrypt_p11(struct signer *s, const uint8_t *data, size_t len, uint8_t *out, size_t *out_len)
 {
-    return strcmp(kind->name, "ed25519") == 0;
+    CK_ULONG size = OUTPUT_MAX;
+    P11(s->p11->C_EncryptInit(s->session, &s->mechanism, s->key));
+    P11(s->p11->C_Encrypt(s->session, (CK_BYTE_PTR)data, len, out, &size));
+    *out_len = size;
+    return true;
+}
+
+/* One IV again and again: the time is the same. */
+static bool encrypt_openssl(struct signer *s, const uint8_t *data, size_t len, uint8_t *out, size_t *out_len)
+{
+    int written = 0, last = 0;
+    *out_len = len + TAG;
+    return (EVP_EncryptInit_ex2(s->cipher, NULL, NULL, s->iv, NULL) == 1 &&
+            EVP_EncryptUpdate(s->cipher, out, &written, data, (int)len) == 1 && EVP_EncryptFinal_ex(s->cipher, out + written, &last) == 1 &&
+            EVP_CIPHER_CTX_ctrl(s->cipher, EVP_CTRL_AEAD_GET_TAG, TAG, out + len) == 1) ||
+           fail("EVP_Encrypt", 0);
 }
 
 static bool find_slot(CK_FUNCTION_LIST_PTR p11, const char *token, CK_SLOT_ID *slot)
@@ -162,34 +159,52 @@ static bool open_p11(const struct options *o, struct signer *s)
         return fail("the PIN's variable is not set", 0);
     }
     P11(s->p11->C_Login(s->session, CKU_USER, (CK_UTF8CHAR_PTR)pin, strlen(pin)));
-    CK_OBJECT_CLASS class = CKO_PRIVATE_KEY;
+    bool gcm = o->kind->mechanism == CKM_AES_GCM;
+    CK_OBJECT_CLASS class = gcm ? CKO_SECRET_KEY : CKO_PRIVATE_KEY;
     CK_ATTRIBUTE template[] = {{CKA_CLASS, &class, sizeof class}, {CKA_LABEL, (void *)o->key, strlen(o->key)}};
     CK_ULONG found = 0;
     P11(s->p11->C_FindObjectsInit(s->session, template, 2));
     P11(s->p11->C_FindObjects(s->session, &s->key, 1, &found));
     P11(s->p11->C_FindObjectsFinal(s->session));
     if (found != 1) {
-        return fail("no private key has that label", found);
+        return fail("no private or secret key has that label", found);
     }
-    s->mechanism.mechanism = o->kind->rsa ? CKM_RSA_PKCS : is_edwards(o->kind) ? CKM_EDDSA : CKM_ECDSA;
-    s->sign = sign_p11;
+    s->mechanism.mechanism = o->kind->mechanism;
+    s->sign = gcm ? encrypt_p11 : sign_p11;
+    if (gcm) {
+        s->gcm = (CK_GCM_PARAMS){.pIv = s->iv, .ulIvLen = sizeof s->iv, .ulIvBits = 8 * sizeof s->iv, .ulTagBits = 8 * TAG};
+        s->mechanism.pParameter = &s->gcm;
+        s->mechanism.ulParameterLen = sizeof s->gcm;
+    }
     return true;
+}
+
+static bool open_cipher(struct signer *s)
+{
+    static const uint8_t key[32] = {1};
+    s->cipher = EVP_CIPHER_CTX_new();
+    s->sign = encrypt_openssl;
+    return (s->cipher != NULL && EVP_EncryptInit_ex2(s->cipher, EVP_aes_256_gcm(), key, s->iv, NULL) == 1) || fail("EVP_EncryptInit_ex2", 0);
 }
 
 static bool open_openssl(const struct options *o, struct signer *s)
 {
-    if (is_edwards(o->kind)) {
+    bool rsa = o->kind->mechanism == CKM_RSA_PKCS;
+    if (o->kind->mechanism == CKM_AES_GCM) {
+        return open_cipher(s);
+    }
+    if (o->kind->mechanism == CKM_EDDSA) {
         s->pkey = EVP_PKEY_Q_keygen(NULL, NULL, o->kind->curve);
         s->message = EVP_MD_CTX_new();
         s->sign = sign_message;
         return (s->pkey != NULL && s->message != NULL) || fail("EVP_PKEY_Q_keygen", 0);
     }
-    EVP_PKEY *key = o->kind->rsa ? EVP_RSA_gen((unsigned)o->kind->bits) : EVP_EC_gen(o->kind->curve);
+    EVP_PKEY *key = rsa ? EVP_RSA_gen((unsigned)o->kind->bits) : EVP_EC_gen(o->kind->curve);
     s->context = EVP_PKEY_CTX_new(key, NULL);
     if (s->context == NULL || EVP_PKEY_sign_init(s->context) != 1) {
         return fail("EVP_PKEY_sign_init", 0);
     }
-    if (o->kind->rsa && EVP_PKEY_CTX_set_rsa_padding(s->context, RSA_PKCS1_PADDING) != 1) {
+    if (rsa && EVP_PKEY_CTX_set_rsa_padding(s->context, RSA_PKCS1_PADDING) != 1) {
         return fail("EVP_PKEY_CTX_set_rsa_padding", 0);
     }
     s->sign = sign_openssl;
@@ -198,15 +213,15 @@ static bool open_openssl(const struct options *o, struct signer *s)
 
 static bool run(const struct options *o, struct shared *shared, int index)
 {
-    struct signer signer = {0};
-    uint8_t input[64] = {0}, out[SIGNATURE_MAX];
+    struct signer signer = {.each = 1};
+    uint8_t input[PLAINTEXT] = {0}, out[OUTPUT_MAX];
     size_t len = 0;
     memcpy(input, sha256_info, sizeof sha256_info);
     input[o->kind->input - 1] = (uint8_t)index;
     while (atomic_load(&shared->turn) < index && !atomic_load(&shared->failed)) {
         usleep(200);
     }
-    bool opened = o->openssl ? open_openssl(o, &signer) : open_p11(o, &signer);
+    bool opened = o->crypto_mb ? open_crypto_mb(o->kind, &signer) : o->openssl ? open_openssl(o, &signer) : open_p11(o, &signer);
     atomic_fetch_add(&shared->turn, 1);
     if (!opened || !signer.sign(&signer, input, o->kind->input, out, &len)) {
         return false;
@@ -232,7 +247,7 @@ static bool run(const struct options *o, struct shared *shared, int index)
             shared->samples[index][count] = (float)((after - before) * 1e6);
         }
     }
-    shared->operations[index] = count;
+    shared->operations[index] = count * signer.each;
     shared->seconds[index] = after - start;
     shared->sampled[index] = (uint32_t)(count < SAMPLES ? count : SAMPLES);
     return true;
@@ -284,7 +299,7 @@ static struct options parse(int argc, char **argv)
     static const struct option longs[] = {
         {"module", 1, 0, 'm'},  {"token", 1, 0, 't'},     {"pin-env", 1, 0, 'p'}, {"key", 1, 0, 'k'},
         {"kind", 1, 0, 'K'},    {"processes", 1, 0, 'n'}, {"seconds", 1, 0, 's'}, {"warmup", 1, 0, 'w'},
-        {"openssl", 0, 0, 'o'}, {0, 0, 0, 0},
+        {"openssl", 0, 0, 'o'}, {"crypto-mb", 0, 0, 'c'}, {0, 0, 0, 0},
     };
     for (int c; (c = getopt_long(argc, argv, "", longs, NULL)) != -1;) {
         switch (c) {
@@ -297,12 +312,13 @@ static struct options parse(int argc, char **argv)
         case 's': o.seconds = atof(optarg); break;
         case 'w': o.warmup = atof(optarg); break;
         case 'o': o.openssl = true; break;
+        case 'c': o.crypto_mb = true; break;
         default: exit(2);
         }
     }
-    bool complete = o.openssl || (o.module != NULL && o.token != NULL && o.key != NULL);
+    bool complete = o.openssl || o.crypto_mb || (o.module != NULL && o.token != NULL && o.key != NULL);
     if (!complete || o.processes < 1 || o.processes > PROCESSES || o.seconds <= 0) {
-        fail("needs --openssl, or --module, --token and --key; --processes 1 to 64", 0);
+        fail("needs --openssl, --crypto-mb, or --module, --token and --key; --processes 1 to 64", 0);
         exit(2);
     }
     return o;
