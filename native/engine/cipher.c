@@ -8,6 +8,7 @@ enum { BLOCK = 16, WRAP_UNIT = 8 };
 
 struct crypt {
     const struct key_object *key;
+    unsigned index; /* the worker's, for its contexts */
     const struct wire_mechanism *mechanism;
     bool encrypt;
     const uint8_t *data;
@@ -23,22 +24,63 @@ static uint64_t length_error(const struct crypt *crypt)
     return crypt->encrypt ? CKR_DATA_LEN_RANGE : CKR_ENCRYPTED_DATA_LEN_RANGE;
 }
 
+/* ---- contexts --------------------------------------------------------------------------------------------------------- */
+
+/* `iv_len`: GCM's; 0: the mode has one length. */
+static bool start_cipher(EVP_CIPHER_CTX *context, const struct crypt *crypt, enum aes_mode mode, const uint8_t *iv, size_t iv_len)
+{
+    const OSSL_PARAM params[] = {OSSL_PARAM_construct_size_t(OSSL_CIPHER_PARAM_AEAD_IVLEN, &iv_len), OSSL_PARAM_construct_end()};
+    return EVP_CipherInit_ex2(context, aes_cipher(mode, crypt->key->size), NULL, NULL, crypt->encrypt, iv_len != 0 ? params : NULL) > 0 &&
+           EVP_CipherInit_ex2(context, NULL, crypt->key->value.data, iv, crypt->encrypt, NULL) > 0;
+}
+
+/* A used context has the key's schedule already: it starts again with an IV alone. NULL: it does not start. */
+static struct prepared *cipher_for(const struct crypt *crypt, enum aes_mode mode, const uint8_t *iv, size_t iv_len)
+{
+    const struct recipe recipe = {.mechanism = crypt->mechanism->type, .verify = crypt->encrypt, .salt = iv_len};
+    struct prepared *prepared = prepared_take(crypt->key, crypt->index, &recipe);
+    bool started = prepared != NULL && EVP_CipherInit_ex2(prepared->cipher, NULL, NULL, iv, crypt->encrypt, NULL) > 0;
+    if (prepared == NULL && (prepared = prepared_new(&recipe)) != NULL) {
+        prepared->cipher = EVP_CIPHER_CTX_new();
+        started = prepared->cipher != NULL && start_cipher(prepared->cipher, crypt, mode, iv, iv_len);
+    }
+    if (!started) {
+        prepared_free(prepared);
+        return NULL;
+    }
+    return prepared;
+}
+
+/* What has failed starts anew. */
+static uint64_t cipher_done(const struct crypt *crypt, struct prepared *prepared, uint64_t rv)
+{
+    if (rv == CKR_OK) {
+        prepared_give(crypt->key, crypt->index, prepared);
+    } else {
+        prepared_free(prepared);
+    }
+    return rv;
+}
+
 /* ---- ECB, CBC, CTR -------------------------------------------------------------------------------------------------- */
 
-static uint64_t run_blocks(const struct crypt *crypt, enum aes_mode mode, const uint8_t *iv, bool padding)
+static uint64_t put_blocks(const struct crypt *crypt, EVP_CIPHER_CTX *context, bool padding)
 {
-    SCOPED(EVP_CIPHER_CTX) context = EVP_CIPHER_CTX_new();
     int first = 0, last = 0;
-    RV_REQUIRE(context != NULL &&
-                   EVP_CipherInit_ex2(context, aes_cipher(mode, crypt->key->size), crypt->key->value.data, iv, crypt->encrypt,
-                                      NULL) > 0 &&
-                   EVP_CIPHER_CTX_set_padding(context, padding) > 0 &&
+    RV_REQUIRE(EVP_CIPHER_CTX_set_padding(context, padding) > 0 &&
                    EVP_CipherUpdate(context, crypt->out, &first, crypt->data, (int)crypt->len) > 0,
                CKR_DEVICE_ERROR);
     RV_REQUIRE(EVP_CipherFinal_ex(context, crypt->out + first, &last) > 0,
                crypt->encrypt ? CKR_DEVICE_ERROR : CKR_ENCRYPTED_DATA_INVALID);
     *crypt->out_len = (size_t)(first + last);
     return CKR_OK;
+}
+
+static uint64_t run_blocks(const struct crypt *crypt, enum aes_mode mode, const uint8_t *iv, bool padding)
+{
+    struct prepared *prepared = cipher_for(crypt, mode, iv, 0);
+    RV_REQUIRE(prepared != NULL, CKR_DEVICE_ERROR);
+    return cipher_done(crypt, prepared, put_blocks(crypt, prepared->cipher, padding));
 }
 
 static uint64_t run_ecb(const struct crypt *crypt)
@@ -87,27 +129,18 @@ static uint64_t run_ctr(const struct crypt *crypt)
 
 enum { GCM_IV_MAX = 128 }; /* OpenSSL 3.0's GCM_IV_MAX_SIZE */
 
-static uint64_t start_gcm(EVP_CIPHER_CTX *context, const struct crypt *crypt, const struct wire_bytes *iv)
+static bool put_aad(const struct crypt *crypt, EVP_CIPHER_CTX *context)
 {
     const struct wire_bytes *aad = &crypt->mechanism->as.gcm.aad;
-    size_t iv_len = iv->len;
     int ignored;
-    const OSSL_PARAM params[] = {OSSL_PARAM_construct_size_t(OSSL_CIPHER_PARAM_AEAD_IVLEN, &iv_len),
-                                 OSSL_PARAM_construct_end()};
-    RV_REQUIRE(EVP_CipherInit_ex2(context, aes_cipher(AES_GCM, crypt->key->size), NULL, NULL, crypt->encrypt, params) > 0 &&
-                   EVP_CipherInit_ex2(context, NULL, crypt->key->value.data, iv->data, crypt->encrypt, NULL) > 0 &&
-                   (aad->len == 0 || EVP_CipherUpdate(context, NULL, &ignored, aad->data, (int)aad->len) > 0),
-               CKR_DEVICE_ERROR);
-    return CKR_OK;
+    return aad->len == 0 || EVP_CipherUpdate(context, NULL, &ignored, aad->data, (int)aad->len) > 0;
 }
 
-static uint64_t seal_gcm(const struct crypt *crypt, const struct wire_bytes *iv, size_t tag_len)
+static uint64_t seal_gcm(const struct crypt *crypt, EVP_CIPHER_CTX *context, size_t tag_len)
 {
-    SCOPED(EVP_CIPHER_CTX) context = EVP_CIPHER_CTX_new();
     int written = 0, last = 0;
-    RV_REQUIRE(context != NULL, CKR_DEVICE_MEMORY);
-    RV_TRY(start_gcm(context, crypt, iv));
-    RV_REQUIRE((crypt->len == 0 || EVP_CipherUpdate(context, crypt->out, &written, crypt->data, (int)crypt->len) > 0) &&
+    RV_REQUIRE(put_aad(crypt, context) &&
+                   (crypt->len == 0 || EVP_CipherUpdate(context, crypt->out, &written, crypt->data, (int)crypt->len) > 0) &&
                    EVP_CipherFinal_ex(context, crypt->out + written, &last) > 0 &&
                    EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_GET_TAG, (int)tag_len, crypt->out + crypt->len) > 0,
                CKR_DEVICE_ERROR);
@@ -116,18 +149,15 @@ static uint64_t seal_gcm(const struct crypt *crypt, const struct wire_bytes *iv,
 }
 
 /* Plaintext is there only if the tag is right. */
-static uint64_t open_gcm(const struct crypt *crypt, const struct wire_bytes *iv, const uint8_t *data, size_t len, size_t tag_len)
+static uint64_t open_gcm(const struct crypt *crypt, EVP_CIPHER_CTX *context, size_t tag_len)
 {
-    SCOPED(EVP_CIPHER_CTX) context = EVP_CIPHER_CTX_new();
     int written = 0, last = 0;
     uint8_t tag[BLOCK];
-    RV_REQUIRE(len >= tag_len, CKR_ENCRYPTED_DATA_LEN_RANGE);
-    len -= tag_len;
-    memcpy(tag, data + len, tag_len);
-    RV_REQUIRE(context != NULL, CKR_DEVICE_MEMORY);
-    RV_TRY(start_gcm(context, crypt, iv));
+    size_t len = crypt->len - tag_len;
+    memcpy(tag, crypt->data + len, tag_len);
+    RV_REQUIRE(put_aad(crypt, context), CKR_DEVICE_ERROR);
     if (EVP_CIPHER_CTX_ctrl(context, EVP_CTRL_AEAD_SET_TAG, (int)tag_len, tag) <= 0 ||
-        (len != 0 && EVP_CipherUpdate(context, crypt->out, &written, data, (int)len) <= 0) ||
+        (len != 0 && EVP_CipherUpdate(context, crypt->out, &written, crypt->data, (int)len) <= 0) ||
         EVP_CipherFinal_ex(context, crypt->out + written, &last) <= 0) {
         memory_wipe(crypt->out, len);
         return CKR_ENCRYPTED_DATA_INVALID;
@@ -140,7 +170,8 @@ static uint64_t run_gcm(const struct crypt *crypt)
 {
     const struct wire_params_gcm *gcm = &crypt->mechanism->as.gcm;
     struct wire_bytes iv = gcm->iv;
-    size_t tag_len = (size_t)gcm->tag_bits / 8, skipped = 0;
+    struct crypt sealed = *crypt; /* without the IV before it */
+    size_t tag_len = (size_t)gcm->tag_bits / 8;
     RV_REQUIRE(gcm->tag_bits % 8 == 0 && (tag_len == 4 || tag_len == 8 || (tag_len >= 12 && tag_len <= BLOCK)) &&
                    iv.len <= GCM_IV_MAX && (gcm->iv_bits == 0 || gcm->iv_bits == 8 * (uint64_t)iv.len),
                CKR_MECHANISM_PARAM_INVALID);
@@ -152,10 +183,14 @@ static uint64_t run_gcm(const struct crypt *crypt)
         RV_REQUIRE(crypt->mechanism->type == CKM_CLOUDHSM_AES_GCM, CKR_MECHANISM_PARAM_INVALID);
         RV_REQUIRE(crypt->len >= MADE_IV, CKR_ENCRYPTED_DATA_LEN_RANGE);
         iv = wire_bytes(crypt->data, MADE_IV);
-        skipped = MADE_IV;
+        sealed.data += MADE_IV;
+        sealed.len -= MADE_IV;
     }
-    return crypt->encrypt ? seal_gcm(crypt, &iv, tag_len)
-                          : open_gcm(crypt, &iv, crypt->data + skipped, crypt->len - skipped, tag_len);
+    RV_REQUIRE(crypt->encrypt || sealed.len >= tag_len, CKR_ENCRYPTED_DATA_LEN_RANGE);
+    struct prepared *prepared = cipher_for(crypt, AES_GCM, iv.data, iv.len);
+    RV_REQUIRE(prepared != NULL, CKR_DEVICE_ERROR);
+    return cipher_done(crypt, prepared, crypt->encrypt ? seal_gcm(crypt, prepared->cipher, tag_len)
+                                                       : open_gcm(&sealed, prepared->cipher, tag_len));
 }
 
 /* ---- AES key wrap (RFC 3394, RFC 5649, and AWS's PKCS#5 padding before RFC 3394) ---------------------------------------- */
@@ -262,37 +297,36 @@ size_t cipher_room(const struct key_object *key, size_t len)
     return (key->key_type == CKK_RSA ? key->size : len) + CIPHER_EXTRA;
 }
 
-uint64_t cipher_encrypt(const struct key_object *key, const struct wire_mechanism *mechanism, const uint8_t *data, size_t len,
+uint64_t cipher_encrypt(const struct key_object *key, unsigned index, const struct wire_mechanism *mechanism, const uint8_t *data, size_t len,
                         uint8_t *out, size_t *out_len, uint8_t iv[16], size_t *iv_len)
 {
     *iv_len = 0;
     if (key->key_type == CKK_RSA) {
         return rsa_encrypt(key, mechanism, data, len, out, out_len);
     }
-    return run_aes(&(struct crypt){key, mechanism, true, data, len, out, out_len, iv, iv_len});
+    return run_aes(&(struct crypt){key, index, mechanism, true, data, len, out, out_len, iv, iv_len});
 }
 
-uint64_t cipher_decrypt(const struct key_object *key, const struct wire_mechanism *mechanism, const uint8_t *data, size_t len,
+uint64_t cipher_decrypt(const struct key_object *key, unsigned index, const struct wire_mechanism *mechanism, const uint8_t *data, size_t len,
                         uint8_t *out, size_t *out_len)
 {
     if (key->key_type == CKK_RSA) {
         return rsa_decrypt(key, mechanism, data, len, out, out_len);
     }
-    return run_aes(&(struct crypt){key, mechanism, false, data, len, out, out_len, NULL, NULL});
+    return run_aes(&(struct crypt){key, index, mechanism, false, data, len, out, out_len, NULL, NULL});
 }
 
 uint64_t op_encrypt(struct crypto_worker *worker, const struct key_object *key, const struct wire_encrypt_request *request,
                     struct wire_writer *out)
 {
     ERRORS_SCOPED;
-    (void)worker;
     const struct mechanism_info *info;
     uint8_t iv[16];
     size_t len = 0, iv_len = 0, start = out->len;
     RV_TRY(mechanism_check(key, &request->mechanism, CKF_ENCRYPT, &info));
     uint8_t *field = field_begin(out, cipher_room(key, request->data.len));
     RV_REQUIRE(field != NULL, CKR_DEVICE_MEMORY);
-    RV_TRY(cipher_encrypt(key, &request->mechanism, request->data.data, request->data.len, field, &len, iv, &iv_len));
+    RV_TRY(cipher_encrypt(key, worker->index, &request->mechanism, request->data.data, request->data.len, field, &len, iv, &iv_len));
     field_done(out, len);
     struct wire_bytes view = wire_bytes(iv, (uint32_t)iv_len);
     if (wire_put_bytes(out, &view) != WIRE_OK) {
@@ -306,13 +340,12 @@ uint64_t op_decrypt(struct crypto_worker *worker, const struct key_object *key, 
                     struct wire_writer *out)
 {
     ERRORS_SCOPED;
-    (void)worker;
     const struct mechanism_info *info;
     size_t len = 0, room = cipher_room(key, request->data.len);
     RV_TRY(mechanism_check(key, &request->mechanism, CKF_DECRYPT, &info));
     uint8_t *field = field_begin(out, room);
     RV_REQUIRE(field != NULL, CKR_DEVICE_MEMORY);
-    uint64_t rv = cipher_decrypt(key, &request->mechanism, request->data.data, request->data.len, field, &len);
+    uint64_t rv = cipher_decrypt(key, worker->index, &request->mechanism, request->data.data, request->data.len, field, &len);
     if (rv != CKR_OK) {
         memory_wipe(field, room); /* what a failed decryption has left */
         return rv;

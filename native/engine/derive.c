@@ -317,7 +317,7 @@ static uint64_t derive_encrypted(const struct derivation *derivation, struct sec
     const struct wire_mechanism how = {.type = cbc ? CKM_AES_CBC : CKM_AES_ECB, .kind = cbc ? WIRE_KIND_IV : WIRE_KIND_NONE,
                                        .as.iv = {wire_bytes(data->data, skip)}};
     RV_REQUIRE(secret_alloc(&whole, cipher_room(derivation->base, data->len)), CKR_DEVICE_MEMORY);
-    RV_TRY(cipher_encrypt(derivation->base, &how, data->data + skip, data->len - skip, whole.data, &len, iv, &iv_len));
+    RV_TRY(cipher_encrypt(derivation->base, 0, &how, data->data + skip, data->len - skip, whole.data, &len, iv, &iv_len));
     secret_trim(&whole, len);
     return keep_tail(derivation, &whole, out);
 }

@@ -104,7 +104,7 @@ static uint64_t check_value(const struct key_object *key, uint8_t check[3])
     uint8_t out[16 + CIPHER_EXTRA], iv[16];
     size_t len = 0, iv_len = 0;
     if (key->key_type == CKK_AES) {
-        RV_TRY(cipher_encrypt(key, &ecb, zeros, sizeof zeros, out, &len, iv, &iv_len));
+        RV_TRY(cipher_encrypt(key, 0, &ecb, zeros, sizeof zeros, out, &len, iv, &iv_len));
     } else {
         RV_REQUIRE(EVP_Digest(key->value.data, key->value.len, out, NULL, hash_find(CKM_SHA_1)->md, NULL) > 0,
                    CKR_DEVICE_ERROR);

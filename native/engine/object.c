@@ -12,6 +12,7 @@ void prepared_free(struct prepared *prepared)
     if (prepared != NULL) {
         EVP_PKEY_CTX_free(prepared->pkey);
         EVP_MAC_CTX_free(prepared->mac);
+        EVP_CIPHER_CTX_free(prepared->cipher);
         free(prepared);
     }
 }

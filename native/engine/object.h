@@ -12,13 +12,14 @@
  * algorithm fetch. It belongs to one thread between take and give, and lives and dies with its key. */
 struct recipe {
     uint64_t mechanism;
-    uint64_t verify;
+    uint64_t verify; /* ciphers: 1 encrypts */
     uint64_t hash, mgf, salt; /* what the context was set to; 0 where not used */
 };
 struct prepared {
     struct recipe recipe;
-    EVP_PKEY_CTX *pkey; /* one of the two */
+    EVP_PKEY_CTX *pkey; /* one of the three */
     EVP_MAC_CTX *mac;
+    EVP_CIPHER_CTX *cipher;
 };
 enum { IDLE_CONTEXTS = 8 };
 struct idle_pool {
@@ -102,9 +103,9 @@ uint64_t oaep_set(EVP_PKEY_CTX *context, uint64_t hash, uint64_t mgf, uint64_t s
 /* cipher.c: a whole encryption or decryption of any mechanism; `out` has room for cipher_room. iv: what the HSM made. */
 enum { CIPHER_EXTRA = 64, MADE_IV = 12 };
 size_t cipher_room(const struct key_object *key, size_t len);
-uint64_t cipher_encrypt(const struct key_object *key, const struct wire_mechanism *mechanism, const uint8_t *data, size_t len,
+uint64_t cipher_encrypt(const struct key_object *key, unsigned index, const struct wire_mechanism *mechanism, const uint8_t *data, size_t len,
                         uint8_t *out, size_t *out_len, uint8_t iv[16], size_t *iv_len);
-uint64_t cipher_decrypt(const struct key_object *key, const struct wire_mechanism *mechanism, const uint8_t *data, size_t len,
+uint64_t cipher_decrypt(const struct key_object *key, unsigned index, const struct wire_mechanism *mechanism, const uint8_t *data, size_t len,
                         uint8_t *out, size_t *out_len);
 
 /* import.c: checks that the parts belong together, fills in what RSA lacks, and masks. */

@@ -83,7 +83,7 @@ static uint64_t wrap_bytes(const struct key_object *key, const struct wire_mecha
     }
     bool prepend = mechanism->type == CKM_CLOUDHSM_AES_GCM;
     uint8_t *at = out->data + (prepend ? MADE_IV : 0);
-    RV_TRY(cipher_encrypt(key, mechanism, target->data, target->len, at, &len, iv, iv_len));
+    RV_TRY(cipher_encrypt(key, 0, mechanism, target->data, target->len, at, &len, iv, iv_len));
     if (prepend && *iv_len == MADE_IV) { /* the IV is part of what was wrapped, and not told apart */
         memcpy(out->data, iv, MADE_IV);
         len += MADE_IV;
@@ -139,7 +139,7 @@ static uint64_t unwrap_bytes(const struct key_object *key, const struct wire_mec
     RV_REQUIRE(secret_alloc(out, cipher_room(key, wrapped_len) + wrapped_len), CKR_DEVICE_MEMORY);
     RV_TRY(mechanism->kind == WIRE_KIND_RSA_AES
                ? unwrap_rsa_aes(key, &mechanism->as.rsa_aes, wrapped, wrapped_len, out->data, &len)
-               : cipher_decrypt(key, mechanism, wrapped, wrapped_len, out->data, &len));
+               : cipher_decrypt(key, 0, mechanism, wrapped, wrapped_len, out->data, &len));
     secret_trim(out, len);
     return CKR_OK;
 }

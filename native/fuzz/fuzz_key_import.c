@@ -74,7 +74,7 @@ static void unwrap_plaintext(uint64_t object_class, uint64_t key_type, const uin
     const struct wire_mechanism mechanism = {CKM_AES_CBC_PAD, WIRE_KIND_IV, {.iv = {{iv, sizeof iv}}}};
     uint8_t *wrapped = malloc(cipher_room(aes, len)), made[16];
     size_t wrapped_len, made_len;
-    FUZZ_CHECK(cipher_encrypt(aes, &mechanism, data, len, wrapped, &wrapped_len, made, &made_len) == CKR_OK);
+    FUZZ_CHECK(cipher_encrypt(aes, 0, &mechanism, data, len, wrapped, &wrapped_len, made, &made_len) == CKR_OK);
     unwrap(&aes_material, &mechanism, object_class, key_type, wrapped, wrapped_len);
     free(wrapped);
 }
