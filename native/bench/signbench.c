@@ -1,13 +1,14 @@
 /* How many signatures or encryptions a second, and how long one takes: a PKCS#11 module, in-process OpenSSL or bare crypto_mb, the same
  * loop for all.
  *
- *   hsmsim-signbench --module PATH --token LABEL --pin-env NAME --key LABEL --kind rsa2048|p256|...|aes256gcm
- *                    --processes N --seconds S [--warmup S]
+ *   hsmsim-signbench --module PATH --token LABEL --pin-env NAME --key LABEL --kind rsa2048|p256|...|aes256gcm [--bytes N]
+ *                    --processes N [--threads N] --seconds S [--warmup S]
  *   hsmsim-signbench --openssl|--crypto-mb --kind p256 --processes N --seconds S
  *
  * Each process is a client of its own: it loads the module after the fork, logs in, finds the key by label, waits for the
  * others, and then does C_SignInit + C_Sign (or EVP_PKEY_sign) until the time is over; with aes256gcm C_EncryptInit + C_Encrypt of
- * 4 KiB. crypto_mb does eight a call. Prints one line of JSON: operations, seconds, per second, latency percentiles in
+ * 4 KiB or --bytes, with a new IV each time. With --threads, each thread of a process does, in a session of its own. crypto_mb does eight
+ * a call. Prints one line of JSON: operations, seconds, per second, latency percentiles in
  * microseconds, of a call. */
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -15,6 +16,7 @@
 #include <openssl/ec.h>
 #include <openssl/evp.h>
 #include <openssl/rsa.h>
+#include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -26,7 +28,7 @@
 
 #include "signbench.h"
 
-enum { PROCESSES = 64, SAMPLES = 1 << 17, OUTPUT_MAX = PLAINTEXT + SIGNATURE_MAX, LABEL_SIZE = 32, TAG = 16 };
+enum { WORKERS = 64, SAMPLES = 1 << 17, INPUT_MAX = 1 << 16, OUTPUT_MAX = INPUT_MAX + SIGNATURE_MAX, LABEL_SIZE = 32, TAG = 16 };
 
 static const struct kind kinds[] = {
     {"rsa2048", CKM_RSA_PKCS, 2048, NULL, 51}, {"rsa3072", CKM_RSA_PKCS, 3072, NULL, 51}, {"rsa4096", CKM_RSA_PKCS, 4096, NULL, 51},
@@ -38,16 +40,17 @@ static const uint8_t sha256_info[19] = {0x30, 0x31, 0x30, 0x0d, 0x06, 0x09, 0x60
 
 struct shared {
     atomic_int turn, ready, go, failed; /* turn: who may open; SoftHSM2 2.6.1 fails when several log in at once */
-    uint64_t operations[PROCESSES];
-    double seconds[PROCESSES];
-    uint32_t sampled[PROCESSES];
-    float samples[PROCESSES][SAMPLES]; /* microseconds; the first SAMPLES of each process */
+    uint64_t operations[WORKERS];
+    double seconds[WORKERS];
+    uint32_t sampled[WORKERS];
+    float samples[WORKERS][SAMPLES]; /* microseconds; the first SAMPLES of each worker */
 };
 
 struct options {
     const char *module, *token, *pin_env, *key;
     const struct kind *kind;
-    int processes;
+    int processes, threads; /* threads of each process */
+    size_t bytes;
     double seconds, warmup;
     bool openssl, crypto_mb;
 };
@@ -65,13 +68,14 @@ bool fail(const char *what, unsigned long code)
     return false;
 }
 
-#define P11(call)                        \
-    do {                                 \
-        CK_RV rv_ = (call);              \
-        if (rv_ != CKR_OK) {             \
-            return fail(#call, rv_);     \
-        }                                \
+#define P11_UNLESS(fine, call)                \
+    do {                                      \
+        CK_RV rv_ = (call);                   \
+        if (rv_ != CKR_OK && rv_ != (fine)) { \
+            return fail(#call, rv_);          \
+        }                                     \
     } while (0)
+#define P11(call) P11_UNLESS(CKR_OK, call)
 
 static bool sign_p11(struct signer *s, const uint8_t *data, size_t len, uint8_t *out, size_t *out_len)
 {
@@ -97,19 +101,26 @@ static bool sign_message(struct signer *s, const uint8_t *data, size_t len, uint
            fail("EVP_DigestSign", 0);
 }
 
+static void next_iv(struct signer *s)
+{
+    for (size_t i = 0; i < sizeof s->iv && ++s->iv[i] == 0; i++) {
+    }
+}
+
 static bool encrypt_p11(struct signer *s, const uint8_t *data, size_t len, uint8_t *out, size_t *out_len)
 {
     CK_ULONG size = OUTPUT_MAX;
+    next_iv(s);
     P11(s->p11->C_EncryptInit(s->session, &s->mechanism, s->key));
     P11(s->p11->C_Encrypt(s->session, (CK_BYTE_PTR)data, len, out, &size));
     *out_len = size;
     return true;
 }
 
-/* One IV again and again: the time is the same. */
 static bool encrypt_openssl(struct signer *s, const uint8_t *data, size_t len, uint8_t *out, size_t *out_len)
 {
     int written = 0, last = 0;
+    next_iv(s);
     *out_len = len + TAG;
     return (EVP_EncryptInit_ex2(s->cipher, NULL, NULL, s->iv, NULL) == 1 &&
             EVP_EncryptUpdate(s->cipher, out, &written, data, (int)len) == 1 && EVP_EncryptFinal_ex(s->cipher, out + written, &last) == 1 &&
@@ -148,7 +159,8 @@ static bool open_p11(const struct options *o, struct signer *s)
         return fail("no C_GetFunctionList in the module", 0);
     }
     P11(get(&s->p11));
-    P11(s->p11->C_Initialize(NULL));
+    CK_C_INITIALIZE_ARGS locking = {.flags = CKF_OS_LOCKING_OK};
+    P11_UNLESS(CKR_CRYPTOKI_ALREADY_INITIALIZED, s->p11->C_Initialize(&locking));
     CK_SLOT_ID slot;
     if (!find_slot(s->p11, o->token, &slot)) {
         return false;
@@ -158,7 +170,7 @@ static bool open_p11(const struct options *o, struct signer *s)
     if (pin == NULL) {
         return fail("the PIN's variable is not set", 0);
     }
-    P11(s->p11->C_Login(s->session, CKU_USER, (CK_UTF8CHAR_PTR)pin, strlen(pin)));
+    P11_UNLESS(CKR_USER_ALREADY_LOGGED_IN, s->p11->C_Login(s->session, CKU_USER, (CK_UTF8CHAR_PTR)pin, strlen(pin)));
     bool gcm = o->kind->mechanism == CKM_AES_GCM;
     CK_OBJECT_CLASS class = gcm ? CKO_SECRET_KEY : CKO_PRIVATE_KEY;
     CK_ATTRIBUTE template[] = {{CKA_CLASS, &class, sizeof class}, {CKA_LABEL, (void *)o->key, strlen(o->key)}};
@@ -214,16 +226,16 @@ static bool open_openssl(const struct options *o, struct signer *s)
 static bool run(const struct options *o, struct shared *shared, int index)
 {
     struct signer signer = {.each = 1};
-    uint8_t input[PLAINTEXT] = {0}, out[OUTPUT_MAX];
-    size_t len = 0;
+    uint8_t input[INPUT_MAX] = {0}, out[OUTPUT_MAX];
+    size_t len = 0, size = o->bytes != 0 ? o->bytes : o->kind->input, changing = size > 20 ? 20 : 0;
     memcpy(input, sha256_info, sizeof sha256_info);
-    input[o->kind->input - 1] = (uint8_t)index;
+    input[size - 1] = (uint8_t)index;
     while (atomic_load(&shared->turn) < index && !atomic_load(&shared->failed)) {
         usleep(200);
     }
     bool opened = o->crypto_mb ? open_crypto_mb(o->kind, &signer) : o->openssl ? open_openssl(o, &signer) : open_p11(o, &signer);
     atomic_fetch_add(&shared->turn, 1);
-    if (!opened || !signer.sign(&signer, input, o->kind->input, out, &len)) {
+    if (!opened || !signer.sign(&signer, input, size, out, &len)) {
         return false;
     }
     atomic_fetch_add(&shared->ready, 1);
@@ -231,15 +243,15 @@ static bool run(const struct options *o, struct shared *shared, int index)
         usleep(200);
     }
     for (double end = now() + o->warmup; now() < end;) {
-        if (!signer.sign(&signer, input, o->kind->input, out, &len)) {
+        if (!signer.sign(&signer, input, size, out, &len)) {
             return false;
         }
     }
     double start = now(), before = start, after = start;
     uint64_t count = 0;
     for (; after - start < o->seconds; before = after, count++) {
-        input[20] = (uint8_t)count;
-        if (!signer.sign(&signer, input, o->kind->input, out, &len)) {
+        input[changing] = (uint8_t)count;
+        if (!signer.sign(&signer, input, size, out, &len)) {
             return false;
         }
         after = now();
@@ -253,6 +265,44 @@ static bool run(const struct options *o, struct shared *shared, int index)
     return true;
 }
 
+struct worker {
+    pthread_t thread;
+    const struct options *o;
+    struct shared *shared;
+    int index;
+    bool fine;
+};
+
+static void *work(void *argument)
+{
+    struct worker *w = argument;
+    w->fine = run(w->o, w->shared, w->index);
+    if (!w->fine) {
+        atomic_store(&w->shared->failed, 1);
+    }
+    return NULL;
+}
+
+/* One client process: its threads have the places from `process` * threads on. */
+static bool run_threads(const struct options *o, struct shared *shared, int process)
+{
+    struct worker workers[WORKERS];
+    for (int i = 0; i < o->threads; i++) {
+        workers[i] = (struct worker){.o = o, .shared = shared, .index = process * o->threads + i};
+        if (pthread_create(&workers[i].thread, NULL, work, &workers[i]) != 0) {
+            perror("pthread_create");
+            atomic_store(&shared->failed, 1);
+            return false; /* the process ends, and with it the threads that there are */
+        }
+    }
+    bool fine = true;
+    for (int i = 0; i < o->threads; i++) {
+        pthread_join(workers[i].thread, NULL);
+        fine = workers[i].fine && fine;
+    }
+    return fine;
+}
+
 static int ascending(const void *a, const void *b)
 {
     float x = *(const float *)a, y = *(const float *)b;
@@ -264,20 +314,21 @@ static void report(const struct options *o, const struct shared *shared)
     uint64_t operations = 0;
     double rate = 0;
     size_t count = 0;
-    float *all = malloc((size_t)o->processes * sizeof shared->samples[0]);
+    int workers = o->processes * o->threads;
+    float *all = malloc((size_t)workers * sizeof shared->samples[0]);
     if (all == NULL) {
         exit(1);
     }
-    for (int i = 0; i < o->processes; i++) {
+    for (int i = 0; i < workers; i++) {
         operations += shared->operations[i];
         rate += (double)shared->operations[i] / shared->seconds[i];
         memcpy(all + count, shared->samples[i], shared->sampled[i] * sizeof *all);
         count += shared->sampled[i];
     }
     qsort(all, count, sizeof *all, ascending);
-    printf("{\"kind\": \"%s\", \"processes\": %d, \"operations\": %llu, \"per_second\": %.1f, \"p50_us\": %.2f, "
+    printf("{\"kind\": \"%s\", \"processes\": %d, \"threads\": %d, \"operations\": %llu, \"per_second\": %.1f, \"p50_us\": %.2f, "
            "\"p90_us\": %.2f, \"p99_us\": %.2f, \"max_us\": %.2f}\n",
-           o->kind->name, o->processes, (unsigned long long)operations, rate, (double)all[count / 2],
+           o->kind->name, o->processes, o->threads, (unsigned long long)operations, rate, (double)all[count / 2],
            (double)all[count * 9 / 10], (double)all[count * 99 / 100], (double)all[count - 1]);
     free(all);
 }
@@ -295,11 +346,12 @@ static const struct kind *find_kind(const char *name)
 
 static struct options parse(int argc, char **argv)
 {
-    struct options o = {.kind = &kinds[3], .processes = 1, .seconds = 2, .warmup = 0.2, .pin_env = "HSMSIM_PIN"};
+    struct options o = {.kind = &kinds[3], .processes = 1, .threads = 1, .seconds = 2, .warmup = 0.2, .pin_env = "HSMSIM_PIN"};
     static const struct option longs[] = {
         {"module", 1, 0, 'm'},  {"token", 1, 0, 't'},     {"pin-env", 1, 0, 'p'}, {"key", 1, 0, 'k'},
         {"kind", 1, 0, 'K'},    {"processes", 1, 0, 'n'}, {"seconds", 1, 0, 's'}, {"warmup", 1, 0, 'w'},
-        {"openssl", 0, 0, 'o'}, {"crypto-mb", 0, 0, 'c'}, {0, 0, 0, 0},
+        {"openssl", 0, 0, 'o'}, {"crypto-mb", 0, 0, 'c'}, {"threads", 1, 0, 'T'}, {"bytes", 1, 0, 'b'},
+        {0, 0, 0, 0},
     };
     for (int c; (c = getopt_long(argc, argv, "", longs, NULL)) != -1;) {
         switch (c) {
@@ -309,6 +361,8 @@ static struct options parse(int argc, char **argv)
         case 'k': o.key = optarg; break;
         case 'K': o.kind = find_kind(optarg); break;
         case 'n': o.processes = atoi(optarg); break;
+        case 'T': o.threads = atoi(optarg); break;
+        case 'b': o.bytes = (size_t)strtoul(optarg, NULL, 10); break;
         case 's': o.seconds = atof(optarg); break;
         case 'w': o.warmup = atof(optarg); break;
         case 'o': o.openssl = true; break;
@@ -317,8 +371,10 @@ static struct options parse(int argc, char **argv)
         }
     }
     bool complete = o.openssl || o.crypto_mb || (o.module != NULL && o.token != NULL && o.key != NULL);
-    if (!complete || o.processes < 1 || o.processes > PROCESSES || o.seconds <= 0) {
-        fail("needs --openssl, --crypto-mb, or --module, --token and --key; --processes 1 to 64", 0);
+    bool crowd = o.processes >= 1 && o.threads >= 1 && o.processes <= WORKERS / o.threads;
+    bool bytes = o.bytes == 0 || (o.kind->mechanism == CKM_AES_GCM && o.bytes <= INPUT_MAX);
+    if (!complete || !crowd || !bytes || o.seconds <= 0) {
+        fail("needs --openssl, --crypto-mb, or --module, --token and --key; --processes times --threads 1 to 64; --bytes of aes256gcm 1 to 65536", 0);
         exit(2);
     }
     return o;
@@ -339,14 +395,10 @@ int main(int argc, char **argv)
             return 1;
         }
         if (pid == 0) {
-            bool fine = run(&o, shared, i);
-            if (!fine) {
-                atomic_store(&shared->failed, 1);
-            }
-            _exit(fine ? 0 : 1);
+            _exit(run_threads(&o, shared, i) ? 0 : 1);
         }
     }
-    while (atomic_load(&shared->ready) < o.processes && !atomic_load(&shared->failed)) {
+    while (atomic_load(&shared->ready) < o.processes * o.threads && !atomic_load(&shared->failed)) {
         usleep(1000);
     }
     atomic_store(&shared->go, 1);
