@@ -57,6 +57,8 @@ package_there() {
     python3-venv) "$python" -c 'import venv, ensurepip' ;;
     python3-dev) [[ -e $("$python" -c 'import sysconfig; print(sysconfig.get_path("include"))')/Python.h ]] ;;
     nginx-light) [[ -x /usr/sbin/nginx ]] || command -v nginx ;;
+    haproxy) [[ -x /usr/sbin/haproxy ]] || command -v haproxy ;;
+    p11-kit-modules) ls /usr/lib/*/pkcs11/p11-kit-client.so ;;
     opensc) command -v pkcs11-tool ;;
     gnutls-bin) command -v p11tool && command -v certtool ;;
     libengine-pkcs11-openssl) ls /usr/lib/*/engines-3/pkcs11.so ;;
@@ -244,7 +246,7 @@ make_user() {
 }
 
 up_packages=(gcc libc6-dev pkgconf libssl-dev softhsm2 python3-venv python3-dev)
-test_packages=(gdb nginx-light postgresql opensc gnutls-bin libengine-pkcs11-openssl openssh-server openssh-client openjdk-17-jdk-headless curl wrk openssl)
+test_packages=(gdb nginx-light haproxy p11-kit p11-kit-modules postgresql opensc gnutls-bin libengine-pkcs11-openssl openssh-server openssh-client openjdk-17-jdk-headless curl wrk openssl)
 fuzz_packages=(clang libclang-rt-14-dev)
 
 # set_up LOCK PACKAGES...: one at a time in this checkout; the lock is not inherited by what runs afterwards.

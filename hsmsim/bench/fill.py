@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from hsmsim.bench.measure import Measurement
 from hsmsim.errors import HsmsimError
 from hsmsim.fleet import keys, launch, quickstart
 from hsmsim.fleet.access import SESSION, Role, connect
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from hsmsim.config import Places
 
+KEYS = "many keys"
 FINDS = 200
 STEP = 500
 
@@ -37,6 +39,11 @@ class Cost:
     start_s: float
     resident_mib: float
     create_per_s: float
+
+    def measurement(self) -> Measurement:
+        """As one round of a run."""
+        names = ("find_ms", "start_s", "resident_mib", "create_per_s")
+        return Measurement(KEYS, "hsmsim", {"keys": self.keys}, ({name: getattr(self, name) for name in names},))
 
 
 def resident_mib(pid: int) -> float:

@@ -1,145 +1,119 @@
-"""`hsmsim bench sign`: signatures a second and the time of one, beside OpenSSL and SoftHSM2 in process.
+"""`hsmsim bench sign`, `cipher` and `hsms`: operations a second and the time of one, beside OpenSSL and SoftHSM2.
 
-Two workloads per kind of key. Throughput: `processes` client processes on all processors. Latency: one client, and the
-HSMs, on one processor (what a signature costs when nothing runs beside it), and the same unpinned.
+Clients are processes (SoftHSM2 once more with threads). One client is measured twice: anywhere, and on one processor
+together with whoever serves it, which shows what an operation costs when nothing runs beside it.
 """
 
 from __future__ import annotations
 
-import json
-import os
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Final
 
-from hsmsim.bench import softhsm
-from hsmsim.bench.measure import Contender, Figure, interleave
-from hsmsim.fleet import modulecfg
+from hsmsim.bench.contenders import HSMSIM, P11_KIT, Client, Workload, field
+from hsmsim.bench.measure import interleave, pinned, run_once
+from hsmsim.bench.target import AES, Target, temporary_simulator
+from hsmsim.errors import HsmsimError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
 
-    from hsmsim.bench.target import Target
+    from hsmsim.bench.contenders import Field
+    from hsmsim.bench.measure import Contender, Measurement, Setting
 
-HSMSIM = "hsmsim"
-SOCKET = "hsmsim, socket only"
-PLAIN = "hsmsim, without batches"
-OPENSSL = "OpenSSL in process"
-SOFTHSM = "SoftHSM2 in process"
-PINNED = " (one processor)"
+SIGN: Final = "sign"
+SIGN_ONE: Final = "sign on one processor"
+GCM: Final = "AES-256-GCM encrypt"
+GCM_KIND: Final = "aes256gcm"
+HSMS: Final = "sign by number of HSMs"
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What to run: kinds of key, client processes, seconds a run, rounds."""
+class Pace:
+    """Seconds of a run, rounds."""
 
-    kinds: tuple[str, ...] = ("rsa2048", "p256")
-    processes: int = 8
-    seconds: float = 2.0
+    seconds: float = 1.0
     rounds: int = 5
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
-    """Figures by contender for one kind of key: `throughput` per second, `latency` in microseconds (p50)."""
+class Done:
+    """What was measured, and contenders that were not there, with what to install."""
 
-    kind: str
-    throughput: dict[str, Figure]
-    latency: dict[str, Figure]
-
-    def rate_ratio(self, against: str) -> float:
-        """Signatures a second of hsmsim over those of a contender."""
-        return self.throughput[HSMSIM].median("per_second") / self.throughput[against].median("per_second")
-
-    def extra_latency(self) -> float:
-        """Microseconds that a signature takes beyond OpenSSL's own, client and HSM on one processor."""
-        return self.latency[HSMSIM + PINNED].median("p50_us") - self.latency[OPENSSL + PINNED].median("p50_us")
+    measurements: list[Measurement]
+    missing: Mapping[str, str]
 
 
-@contextmanager
-def pinned(pids: tuple[int, ...], processor: int) -> Iterator[None]:
-    """Every thread of these processes on one processor, and back. PermissionError where they are somebody else's."""
-    threads = [int(task.name) for pid in pids for task in Path(f"/proc/{pid}/task").iterdir()]
-    before = {thread: os.sched_getaffinity(thread) for thread in threads}
+def sign(
+    kinds: tuple[str, ...], crowds: tuple[int, ...], pace: Pace, folder: Path, step: Callable[[str], None]
+) -> Done:
+    """Signatures of each kind of key with so many clients."""
+    measured: list[Measurement] = []
+    with field(kinds, folder, step) as found:
+        for kind in kinds:
+            workload = Workload(kind, kind, pace.seconds)
+            for clients in crowds:
+                setting: Setting = {"key": kind, "clients": clients}
+                measured += _turns(SIGN, found.contenders(workload, clients), setting, pace, step)
+            if 1 in crowds:
+                measured += _alone(found, SIGN_ONE, workload, {"key": kind, "clients": 1}, pace, step)
+    return Done(measured, found.missing)
+
+
+def cipher(sizes: tuple[int, ...], pace: Pace, folder: Path, step: Callable[[str], None]) -> Done:
+    """AES-256-GCM encryptions of so many bytes by one client."""
+    measured: list[Measurement] = []
+    with field((AES,), folder, step) as whole:
+        found = _carried(whole, Workload(GCM_KIND, AES, 0.01))
+        for size in sizes:
+            workload = Workload(GCM_KIND, AES, pace.seconds, ("--bytes", str(size)))
+            setting: Setting = {"bytes": size, "clients": 1}
+            measured += _turns(GCM, found.contenders(workload, 1), setting, pace, step)
+    return Done(measured, found.missing)
+
+
+def hsms(
+    kinds: tuple[str, ...], most: int, clients: int, pace: Pace, folder: Path, step: Callable[[str], None]
+) -> Done:
+    """Signatures with 1 to `most` HSM processes in the clients' configuration, all of which run."""
+    measured: list[Measurement] = []
+    labels = {kind: kind for kind in kinds}
+    with temporary_simulator(step, hsms=max(most, 2), labels=labels) as places:
+        whole = Target.of(places)
+        for kind in kinds:
+            workload = Workload(kind, kind, pace.seconds)
+            turns: list[tuple[Contender, Setting]] = []
+            for number in range(1, most + 1):
+                client = Client.of(whole.with_hsms(number, folder))
+                setting: Setting = {"key": kind, "hsms": number, "clients": clients}
+                turns.append((client.contender(HSMSIM, whole.tools, workload, clients), setting))
+            measured += interleave(HSMS, turns, rounds=pace.rounds, seconds=pace.seconds, step=step)
+    return Done(measured, {})
+
+
+def _carried(found: Field, workload: Workload) -> Field:
+    """Without p11-kit's server where that does not pass the mechanism on, as 0.24 does not pass GCM; it is named."""
+    client = found.clients.get(P11_KIT)
+    if client is None:
+        return found
     try:
-        for thread in threads:
-            os.sched_setaffinity(thread, {processor})
-        yield
-    finally:
-        for thread, where in before.items():
-            if Path(f"/proc/{thread}").exists():
-                os.sched_setaffinity(thread, where)
+        run_once(client.contender(P11_KIT, found.tools, workload, 1), workload.seconds)
+    except HsmsimError as error:
+        others = {name: one for name, one in found.clients.items() if name != P11_KIT}
+        return replace(found, clients=others, missing={**found.missing, P11_KIT: str(error)})
+    return found
 
 
-def _socket_only(target: Target, folder: Path) -> dict[str, str]:
-    """The clients' environment with a configuration that keeps them off shared memory."""
-    content = json.loads(Path(target.environment["HSMSIM_PKCS11_CONFIG"]).read_text(encoding="utf-8"))
-    path = folder / "socket.cfg"
-    path.write_bytes(modulecfg.encoded(content | {"hsmsim": content["hsmsim"] | {"transport": "socket"}}))
-    return {**target.environment, "HSMSIM_PKCS11_CONFIG": str(path)}
+def _turns(
+    workload: str, contenders: list[Contender], setting: Setting, pace: Pace, step: Callable[[str], None]
+) -> list[Measurement]:
+    turns = [(contender, setting) for contender in contenders]
+    return interleave(workload, turns, rounds=pace.rounds, seconds=pace.seconds, step=step)
 
 
-def _command(target: Target, plan: Plan, kind: str, processes: int, *more: str) -> tuple[str, ...]:
-    tool = str(target.tools / "hsmsim-signbench")
-    return (tool, "--kind", kind, "--processes", str(processes), "--seconds", str(plan.seconds), *more)
-
-
-@dataclass(frozen=True, slots=True)
-class _Field:
-    """Who runs against whom."""
-
-    target: Target
-    plain: Target
-    soft: softhsm.SoftToken
-    socket_only: dict[str, str]
-
-    @classmethod
-    def of(cls, target: Target, plain: Target, plan: Plan, folder: Path) -> _Field:
-        soft = softhsm.SoftToken.create(folder, plan.kinds)
-        return cls(target, plain, soft, _socket_only(target, folder))
-
-
-def _contenders(
-    field: _Field, plan: Plan, kind: str, key: str, processes: int, processor: int | None
-) -> list[Contender]:
-    where = None if processor is None else frozenset({processor})
-    suffix = "" if processor is None else PINNED
-    target = field.target
-    ours = ("--module", str(target.module), "--token", target.token, "--key", key)
-    theirs = ("--module", softhsm.LIBRARY, "--token", softhsm.TOKEN, "--key", kind, "--pin-env", "BENCH_PIN")
-    return [
-        Contender(name + suffix, _command(target, plan, kind, count, *arguments), environment, where)
-        for name, count, arguments, environment in (
-            (HSMSIM, processes, ours, target.environment),
-            (PLAIN, processes, ours, field.plain.environment),
-            (SOCKET, processes, ours, field.socket_only),
-            (OPENSSL, min(processes, os.cpu_count() or 1), ("--openssl",), {}),
-            (SOFTHSM, processes, theirs, field.soft.environment),
-        )
-    ]
-
-
-def run(
-    target: Target, plain: Target, plan: Plan, keys: dict[str, str], folder: Path, step: Callable[[str], None]
-) -> list[Result]:
-    """Measure. `plain`: a simulator without batches; `keys`: kind -> label of a private key in both simulators.
-
-    `folder` takes the SoftHSM2 contender.
-    """
-    field = _Field.of(target, plain, plan, folder)
-    results = []
-    for kind in plan.kinds:
-
-        def tell(name: str, kind: str = kind) -> None:
-            step(f"{kind}: {name}")
-
-        many = _contenders(field, plan, kind, keys[kind], plan.processes, None)
-        throughput = interleave(many, rounds=plan.rounds, seconds=plan.seconds, step=tell)
-        one = _contenders(field, plan, kind, keys[kind], 1, None)
-        latency = interleave(one, rounds=plan.rounds, seconds=plan.seconds, step=tell)
-        with pinned(target.pids + plain.pids, 0):
-            alone = _contenders(field, plan, kind, keys[kind], 1, 0)
-            latency |= interleave(alone, rounds=plan.rounds, seconds=plan.seconds, step=tell)
-        results.append(Result(kind, throughput, latency))
-    return results
+def _alone(
+    found: Field, name: str, workload: Workload, setting: Setting, pace: Pace, step: Callable[[str], None]
+) -> list[Measurement]:
+    """One client on the processor of those who serve it."""
+    with pinned(found.servers, 0):
+        return _turns(name, found.contenders(workload, 1, processor=0), setting, pace, step)

@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from hsmsim.demo.nginx import Engine, free_port
-from hsmsim.demo.tls_offload import uri
+from hsmsim.bench.openssl import Engine, uri
+from hsmsim.bench.serve import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
