@@ -222,6 +222,7 @@ link_native() {
     suffix="$("$venv/bin/python" -c 'import sysconfig; print(sysconfig.get_config_var("EXT_SUFFIX"))')"
     mkdir -p "$root/hsmsim/hsm"
     ln -sfn ../build/native/module/libhsmsim_pkcs11.so "$root/hsmsim/libhsmsim_pkcs11.so"
+    ln -sfn ../build/native/provider/hsmsim-provider.so "$root/hsmsim/hsmsim-provider.so"
     ln -sfn "../../build/native/engine/_engine$suffix" "$root/hsmsim/hsm/_engine$suffix"
     ln -sfn "../../build/native/binding/_signer$suffix" "$root/hsmsim/native/_signer$suffix"
 }
