@@ -8,6 +8,7 @@
 #include <sys/epoll.h>
 #include <sys/eventfd.h>
 #include <sys/mman.h>
+#include <sys/socket.h>
 
 #include "pkcs11.h"
 
@@ -192,7 +193,8 @@ uint64_t ring_open(struct rings *rings, const struct ring_owner *owner, const st
     *ring = (struct ring){.rings = rings, .owner = *owner, .slots = slots, .references = 1, .bell = make_bell(rings)};
     ring->segment = shared_memory("hsmsim-ring", ring_size(slots), SEALS, &fds[0]);
     ring->client = rights_client_hold(rings->rights, client->id);
-    if (ring->bell < 0 || ring->segment == NULL || ring->client == NULL || !enter(ring)) {
+    ring->owner.socket = fcntl(owner->socket, F_DUPFD_CLOEXEC, 0);
+    if (ring->owner.socket < 0 || ring->bell < 0 || ring->segment == NULL || ring->client == NULL || !enter(ring)) {
         if (ring->segment != NULL) {
             close(fds[0]);
         }
@@ -222,6 +224,9 @@ void ring_release(struct ring *ring)
     if (ring->bell >= 0) {
         epoll_ctl(ring->rings->epoll, EPOLL_CTL_DEL, ring->bell, NULL); /* closing is not enough: the client has it, too */
         close(ring->bell);
+    }
+    if (ring->owner.socket >= 0) {
+        close(ring->owner.socket);
     }
     if (ring->segment != NULL) {
         munmap(ring->segment, ring_size(ring->slots));
@@ -270,6 +275,7 @@ void ring_close(struct ring *ring)
     }
     note(&wakes, ring);
     ring_wake_all(&wakes);
+    shutdown(ring->owner.socket, SHUT_RDWR); /* the connection's own descriptor goes; the hang-up does not wait for ours */
     ring_release(ring);
 }
 
@@ -502,13 +508,25 @@ void rings_awake(struct rings *rings)
 
 /* ---- answering ------------------------------------------------------------------------------------------------------ */
 
+/* Nothing else is on the socket while a client of ours waits here. One that does not read harms itself. */
+static void knock(const struct ring *ring)
+{
+    static const uint8_t knock = RING_KNOCK;
+    if (send(ring->owner.socket, &knock, 1, MSG_DONTWAIT | MSG_NOSIGNAL) < 0) {
+        return; /* gone, or full of what it has not read */
+    }
+}
+
 void ring_answer(struct ring *ring, uint32_t slot, const uint8_t *frame, size_t len, struct ring_wakes *wakes)
 {
     struct ring_slot *shared = &ring->segment->slots[slot];
     memcpy(shared->frame, frame, len);
     /* free before the client sees the answer: its next request may follow at once */
     atomic_fetch_and_explicit(&ring->busy, ~(1u << slot), memory_order_release);
-    if (atomic_exchange_explicit(&shared->state, RING_ANSWER, memory_order_acq_rel) == RING_ASLEEP) {
+    uint32_t was = atomic_exchange_explicit(&shared->state, RING_ANSWER, memory_order_acq_rel);
+    if (was == RING_ASLEEP) {
         note(wakes, ring);
+    } else if (was == RING_PARKED) {
+        knock(ring);
     }
 }

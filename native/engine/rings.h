@@ -22,6 +22,7 @@ struct ring_owner {
     uint32_t generation;
     int32_t pid;
     uint32_t uid;
+    int socket; /* the ring keeps a descriptor of its own */
 };
 
 /* A request, taken out of shared memory whole: nothing here changes any more. */
@@ -77,7 +78,7 @@ struct ring_wakes {
 };
 
 /* Puts an answer, a whole frame of at most RING_FRAME bytes, where its request was. A client that sleeps is noted in `wakes`,
- * which has room for a batch. */
+ * which has room for a batch; at one that is parked it knocks. */
 void ring_answer(struct ring *ring, uint32_t slot, const uint8_t *frame, size_t len, struct ring_wakes *wakes);
 void ring_wake_all(struct ring_wakes *wakes);
 

@@ -171,7 +171,7 @@ static bool give_ring(struct worker *worker, struct connection *connection, cons
     if (rv == CKR_OK) { /* what waits goes first; a client that does not read it gets no ring */
         rv = connection_flush(connection) && connection->out_len == 0 ? CKR_OK : CKR_DEVICE_MEMORY;
     }
-    const struct ring_owner owner = {connection, connection->generation, connection->pid, connection->uid};
+    const struct ring_owner owner = {connection, connection->generation, connection->pid, connection->uid, connection->fd};
     int fds[RING_FDS];
     if (rv == CKR_OK) {
         rv = ring_open(server->rings, &owner, connection->client, request.slots, &connection->ring, fds);

@@ -32,6 +32,7 @@ struct config {
     bool cloudhsm;
     bool socket_only; /* no shared memory */
     bool retry_off; /* what a throttled HSM refuses is not tried again */
+    bool async_off;   /* no asynchronous job is paused */
     unsigned timeout_ms;
     enum config_log log_type;
     int log_level;

@@ -9,6 +9,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "async.h"
 #include "log.h"
 #include "slot.h"
 
@@ -50,6 +51,7 @@ static void in_child(void)
     pthread_mutex_init(&lock, NULL); /* another thread of the parent may have held it */
     make_condition();
     if (atomic_exchange(&initialized, false)) {
+        async_forget(true);
         slots_close(true);
         forked = true;
     }
@@ -128,6 +130,7 @@ CK_RV C_Finalize(CK_VOID_PTR pReserved)
         rv = CKR_OK;
     } else if (atomic_exchange(&initialized, false)) {
         pthread_cond_broadcast(&ended);
+        async_forget(false);
         slots_close(false);
         rv = CKR_OK;
     }

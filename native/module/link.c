@@ -13,6 +13,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "async.h"
 #include "log.h"
 #include "slot.h"
 
@@ -189,14 +190,40 @@ static bool answers(const struct wire_header *header, const struct wire_header *
     return ours;
 }
 
-static enum link_result socket_exchange(struct link *link, const struct wire_header *request, unsigned patience, struct wire_header *header,
-                                        bool *sent)
+static bool readable(struct link *link)
+{
+    struct pollfd one = {.fd = link->fd, .events = POLLIN};
+    return poll(&one, 1, 0) > 0;
+}
+
+static enum link_result wait_paused(struct link *link, struct session *pausable, unsigned patience)
+{
+    struct pause pause;
+    if (!pause_begin(&pause, pausable, link)) {
+        return LINK_OK;
+    }
+    enum link_result result = pause_until(&pause, readable, patience);
+    if (result != LINK_DEAD) {
+        pause_end(&pause);
+    }
+    return result;
+}
+
+static enum link_result socket_exchange(struct link *link, const struct wire_header *request, unsigned patience, struct session *pausable,
+                                        struct wire_header *header, bool *sent)
 {
     /* of the whole exchange: an HSM that sends a byte now and then does not hold its caller */
     int64_t deadline = now_ms() + (int64_t)patience * module_config()->timeout_ms;
     size_t have = 0;
     wire_set_header(link->out, request);
-    if (!send_all(link, deadline, sent) || !receive(link, &have, WIRE_HEADER_SIZE, deadline) ||
+    if (!send_all(link, deadline, sent)) {
+        return LINK_LOST;
+    }
+    enum link_result waited = wait_paused(link, pausable, patience);
+    if (waited != LINK_OK) {
+        return waited;
+    }
+    if (!receive(link, &have, WIRE_HEADER_SIZE, deadline) ||
         wire_get_header(link->in, header) != WIRE_OK || !answers(header, request)) {
         return LINK_LOST;
     }
@@ -239,17 +266,21 @@ void link_submit(struct link *link, uint16_t op, uint64_t session)
     }
 }
 
-enum link_result link_exchange(struct link *link, uint16_t op, uint64_t session, unsigned patience, struct wire_header *header, bool *sent)
+enum link_result link_exchange(struct link *link, uint16_t op, uint64_t session, unsigned patience, struct session *pausable,
+                               struct wire_header *header, bool *sent)
 {
     struct wire_header request;
     if (prepare(link, op, session, &request) != LINK_OK) {
         return LINK_LOST;
     }
     if (by_ring(link, &request)) {
-        enum link_result result = link_ring_exchange(link, &request, patience, header, sent);
+        enum link_result result = link_ring_exchange(link, &request, patience, pausable, header, sent);
+        if (result == LINK_OK) {
+            return answers(header, &request) ? LINK_OK : LINK_LOST;
+        }
         if (result != LINK_REFUSED) {
-            return result == LINK_OK && answers(header, &request) ? LINK_OK : LINK_LOST;
+            return result;
         }
     }
-    return socket_exchange(link, &request, patience, header, sent);
+    return socket_exchange(link, &request, patience, pausable, header, sent);
 }

@@ -9,6 +9,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include "async.h"
 #include "log.h"
 #include "slot.h"
 
@@ -168,7 +169,7 @@ void link_ring_submit(struct link *link, const struct wire_header *request)
 
 static bool settled(uint32_t state)
 {
-    return state != RING_REQUEST && state != RING_ASLEEP;
+    return state != RING_REQUEST && state != RING_ASLEEP && state != RING_PARKED;
 }
 
 /* The slot's state, after a spin if one is worth while. */
@@ -212,8 +213,36 @@ static bool wait_answer(struct link *link, struct ring_slot *slot, unsigned pati
     return state == RING_ANSWER;
 }
 
-enum link_result link_ring_exchange(struct link *link, const struct wire_header *request, unsigned patience, struct wire_header *header,
-                                    bool *sent)
+/* The byte that follows an answer to a parked request. */
+static bool take_knock(const struct link *link)
+{
+    struct pollfd one = {.fd = link->fd, .events = POLLIN};
+    uint8_t knock;
+    return poll(&one, 1, (int)module_config()->timeout_ms) == 1 && recv(link->fd, &knock, 1, MSG_DONTWAIT) == 1 && knock == RING_KNOCK;
+}
+
+static bool answered(struct link *link)
+{
+    return settled(atomic_load_explicit(&link->ring.segment->slots[0].state, memory_order_acquire));
+}
+
+/* The answer comes with a knock, unless it was there before the request was parked. */
+static enum link_result wait_paused(struct link *link, struct ring_slot *slot, struct pause *pause, unsigned patience)
+{
+    uint32_t state = RING_REQUEST;
+    bool parked =
+        atomic_compare_exchange_strong_explicit(&slot->state, &state, RING_PARKED, memory_order_acq_rel, memory_order_acquire);
+    enum link_result result = parked ? pause_until(pause, answered, patience) : LINK_OK;
+    if (result == LINK_DEAD) {
+        return result;
+    }
+    pause_end(pause);
+    state = atomic_load_explicit(&slot->state, memory_order_acquire);
+    return result == LINK_OK && state == RING_ANSWER && (!parked || take_knock(link)) ? LINK_OK : LINK_LOST;
+}
+
+enum link_result link_ring_exchange(struct link *link, const struct wire_header *request, unsigned patience, struct session *pausable,
+                                    struct wire_header *header, bool *sent)
 {
     struct ring_slot *slot = &link->ring.segment->slots[0];
     size_t len = WIRE_HEADER_SIZE + (size_t)request->length;
@@ -222,8 +251,12 @@ enum link_result link_ring_exchange(struct link *link, const struct wire_header 
         link_ring_submit(link, request);
     }
     link->ring.submitted = false;
-    if (!wait_answer(link, slot, patience)) {
-        return LINK_LOST;
+    struct pause pause;
+    enum link_result result = pause_begin(&pause, pausable, link)       ? wait_paused(link, slot, &pause, patience)
+                              : wait_answer(link, slot, patience) ? LINK_OK
+                                                                  : LINK_LOST;
+    if (result != LINK_OK) {
+        return result;
     }
     memcpy(link->in, slot->frame, WIRE_HEADER_SIZE);
     if (wire_get_header(link->in, header) != WIRE_OK || header->length > RING_FRAME - WIRE_HEADER_SIZE) {

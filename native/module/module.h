@@ -28,6 +28,7 @@ struct session {
     pthread_mutex_t lock;
     unsigned references; /* under the slot's lock */
     bool closed;
+    bool away; /* its C_Sign is paused without the lock (async.h): the signing operation is that call's */
     struct operations operations;
     bool finding;
     uint64_t *found;
@@ -48,6 +49,8 @@ const struct config *module_config(void);
 /* The session with its lock held: CKR_SESSION_HANDLE_INVALID, CKR_CRYPTOKI_NOT_INITIALIZED. */
 CK_RV session_enter(CK_SESSION_HANDLE handle, struct session **out);
 CK_RV session_leave(struct session *session, CK_RV rv); /* returns rv */
+/* A call in it never comes back: it is closed. The call's reference stays, so that its stack points to no freed memory. */
+void session_abandon(struct session *session);
 
 /* ---- slots.c --------------------------------------------------------------------------------------------------------------- */
 
@@ -69,6 +72,7 @@ struct call {
     uint16_t op;
     uint64_t session;
     struct link *link;
+    struct session *pausable; /* whose lock the caller holds; NULL: the call is not paused */
     struct wire_writer request;
     struct wire_reader response;
 };

@@ -45,6 +45,12 @@ void operation_end(struct session *session, struct operation *operation)
     operation->phase = OPERATION_NONE;
 }
 
+/* A paused call has it, and the session's lock does not say so. */
+static bool elsewhere(const struct session *session, int family)
+{
+    return session->away && family == OPERATION_SIGN;
+}
+
 /* ---- Init ------------------------------------------------------------------------------------------------------ */
 
 static bool may_use(const struct key_facts *facts, CK_MECHANISM_TYPE type)
@@ -121,7 +127,9 @@ CK_RV operation_init(struct session *session, enum operation_family family, cons
                      CK_OBJECT_HANDLE key)
 {
     struct operation *operation;
-    bool active = operation_active(session, family, &operation) == CKR_OK;
+    CK_RV state = operation_active(session, family, &operation);
+    bool active = state == CKR_OK;
+    CKR_REQUIRE(state != CKR_OPERATION_ACTIVE, state);
     if (mechanism == NULL) {
         CKR_REQUIRE(active, CKR_ARGUMENTS_BAD);
         operation_end(session, operation);
@@ -135,6 +143,7 @@ CK_RV operation_init(struct session *session, enum operation_family family, cons
 CK_RV operation_active(struct session *session, enum operation_family family, struct operation **out)
 {
     *out = &session->operations.of[family];
+    CKR_REQUIRE(!elsewhere(session, family), CKR_OPERATION_ACTIVE);
     bool outlived = family != OPERATION_DIGEST && (*out)->login != slot_logins_ended(session->slot);
     if (outlived && (*out)->phase != OPERATION_NONE) {
         operation_end(session, *out);
@@ -177,6 +186,9 @@ void operations_free(struct session *session, bool tell_hsm)
 {
     for (int family = 0; family < OPERATION_FAMILIES; family++) {
         struct operation *operation = &session->operations.of[family];
+        if (elsewhere(session, family)) {
+            continue; /* freed when that call has come back */
+        }
         operation->stream = tell_hsm ? operation->stream : 0;
         operation_end(session, operation);
         digest_free(operation->digest);
@@ -184,11 +196,16 @@ void operations_free(struct session *session, bool tell_hsm)
     }
 }
 
-void operations_cancel(struct session *session, CK_FLAGS flags)
+CK_RV operations_cancel(struct session *session, CK_FLAGS flags)
 {
+    CK_RV rv = CKR_OK;
     for (int family = 0; family < OPERATION_FAMILIES; family++) {
-        if ((flags & families[family].function) != 0) {
+        bool meant = (flags & families[family].function) != 0;
+        if (meant && elsewhere(session, family)) {
+            rv = CKR_OPERATION_CANCEL_FAILED;
+        } else if (meant) {
             operation_end(session, &session->operations.of[family]);
         }
     }
+    return rv;
 }

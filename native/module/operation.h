@@ -76,7 +76,8 @@ struct operations {
 /* Init of every family but digests. A NULL mechanism ends the active operation (3.0 5.13). */
 CK_RV operation_init(struct session *session, enum operation_family family, const CK_MECHANISM *mechanism,
                      CK_OBJECT_HANDLE key);
-/* CKR_OPERATION_NOT_INITIALIZED, and for a call with a whole message CKR_OPERATION_ACTIVE after an Update. */
+/* CKR_OPERATION_NOT_INITIALIZED; CKR_OPERATION_ACTIVE while a paused call has it, and for a call with a whole message after an
+ * Update. */
 CK_RV operation_active(struct session *session, enum operation_family family, struct operation **out);
 CK_RV operation_whole(struct session *session, enum operation_family family, bool size_query, struct operation **out);
 /* What an Update or a Final of WAY_SINGLE answers: AWS's code in its profile, else the one that tools take for what it
@@ -89,7 +90,8 @@ void operation_end(struct session *session, struct operation *operation);
 
 /* C_CloseSession: ends all operations and frees what they kept. tell_hsm: cancel streams too (false after a fork). */
 void operations_free(struct session *session, bool tell_hsm);
-/* C_SessionCancel: flags CKF_SIGN and its kind; others and inactive ones are ignored. */
-void operations_cancel(struct session *session, CK_FLAGS flags);
+/* C_SessionCancel: flags CKF_SIGN and its kind; others and inactive ones are ignored. CKR_OPERATION_CANCEL_FAILED: a paused
+ * call has one of them. */
+CK_RV operations_cancel(struct session *session, CK_FLAGS flags);
 
 #endif

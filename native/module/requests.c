@@ -69,6 +69,7 @@ CK_RV request_sign(struct session *session, const struct operation *operation, b
     struct call call;
     CK_RV rv;
     CKR_TRY(begin(&call, session, WIRE_OP_SIGN, &operation->mechanism, data.len));
+    call.pausable = session;
     EXCHANGE(rv, call, sign, request, response);
     rv = rv == CKR_OK ? copy_out(response.signature, out, out_len) : rv;
     call_end(&call, false);
@@ -196,6 +197,7 @@ CK_RV request_mac_final(struct session *session, struct operation *operation, st
     struct call call;
     CK_RV rv;
     CKR_TRY(begin(&call, session, WIRE_OP_MAC_FINAL, &operation->mechanism, expected.len));
+    call.pausable = out == NULL ? NULL : session; /* C_SignFinal's */
     EXCHANGE(rv, call, mac_final, request, response);
     operation->stream = 0; /* whatever the answer */
     rv = rv == CKR_OK ? copy_out(response.mac, out, out_len) : rv;

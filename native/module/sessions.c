@@ -224,6 +224,23 @@ CK_RV C_CloseAllSessions(CK_SLOT_ID slotID)
     return CKR_OK;
 }
 
+void session_abandon(struct session *session)
+{
+    struct slot *slot = session->slot;
+    uint64_t id = session->id;
+    pthread_mutex_lock(&session->lock);
+    bool there = !session->closed;
+    session->closed = true;
+    pthread_mutex_unlock(&session->lock);
+    if (there) {
+        pthread_mutex_lock(&slot->lock);
+        take_out(slot, session);
+        pthread_mutex_unlock(&slot->lock);
+        release(session); /* the table's reference */
+        (void)tell_close(slot, &id); /* an HSM that is gone has forgotten it */
+    }
+}
+
 static CK_STATE state_of(const struct slot *slot, CK_FLAGS flags)
 {
     bool writing = (flags & CKF_RW_SESSION) != 0;
@@ -417,9 +434,9 @@ CK_RV C_SessionCancel(CK_SESSION_HANDLE hSession, CK_FLAGS flags)
 {
     struct session *session;
     CKR_TRY(session_enter(hSession, &session));
-    operations_cancel(session, flags);
+    CK_RV rv = operations_cancel(session, flags);
     if ((flags & CKF_FIND_OBJECTS) != 0) {
         session->finding = false;
     }
-    return session_leave(session, CKR_OK);
+    return session_leave(session, rv);
 }

@@ -105,15 +105,18 @@ void slot_forget_login(struct slot *slot);
 void slot_complain(struct slot *slot, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
 /* link.c: one connection. */
-enum link_result { LINK_OK, LINK_REFUSED, LINK_LOST };
+/* LINK_DEAD: the caller was paused, and all that it had is gone: C_Finalize, a fork, its job given up. It touches nothing more. */
+enum link_result { LINK_OK, LINK_REFUSED, LINK_LOST, LINK_DEAD };
 /* The slot's lock is held. */
 enum link_result link_open(struct link *link, const struct config_server *server, uid_t uid, unsigned timeout_ms);
 void link_close(struct link *link);
 /* Sends out[0..out_len), which begins with room for the header; the answer's payload is in[0..header->length).
- * *sent: any byte may have reached the HSM. */
-enum link_result link_exchange(struct link *link, uint16_t op, uint64_t session, unsigned patience, struct wire_header *header, bool *sent);
+ * *sent: any byte may have reached the HSM. `pausable`: NULL, or whose lock is let go while an asynchronous job waits. */
+enum link_result link_exchange(struct link *link, uint16_t op, uint64_t session, unsigned patience, struct session *pausable,
+                               struct wire_header *header, bool *sent);
 /* The first half of link_exchange, where the ring takes the request; the same arguments are to follow. */
 void link_submit(struct link *link, uint16_t op, uint64_t session);
+void link_give_back(struct link *link);
 bool link_room(struct link *link, size_t payload);
 
 /* Engine threads answer these; nothing else goes by the ring. */
@@ -130,7 +133,7 @@ void link_ring_close(struct link *link);
 void link_ring_forget(struct link *link);
 void link_ring_submit(struct link *link, const struct wire_header *request);
 /* As link_exchange, with the whole answer at link->in; submits first unless that is done. LINK_REFUSED: the socket is to take this one. */
-enum link_result link_ring_exchange(struct link *link, const struct wire_header *request, unsigned patience, struct wire_header *header,
-                                    bool *sent);
+enum link_result link_ring_exchange(struct link *link, const struct wire_header *request, unsigned patience, struct session *pausable,
+                                    struct wire_header *header, bool *sent);
 
 #endif

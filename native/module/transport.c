@@ -35,7 +35,7 @@ static CK_RV ask(struct link *link, uint16_t op, size_t payload, struct wire_rea
     struct wire_header header;
     bool sent = false;
     link->out_len = WIRE_HEADER_SIZE + payload;
-    if (link_exchange(link, op, 0, 1, &header, &sent) != LINK_OK) {
+    if (link_exchange(link, op, 0, 1, NULL, &header, &sent) != LINK_OK) {
         return CKR_DEVICE_REMOVED;
     }
     *response = wire_reader(link->in + WIRE_HEADER_SIZE, header.length);
@@ -357,7 +357,11 @@ static CK_RV ask_in_turn(struct call *call, bool *again)
         struct wire_header header;
         bool sent = false;
         link->out_len = WIRE_HEADER_SIZE + len;
-        enum link_result result = link_exchange(link, call->op, call->session, patience, &header, &sent);
+        enum link_result result = link_exchange(link, call->op, call->session, patience, call->pausable, &header, &sent);
+        if (result == LINK_DEAD) {
+            call->link = NULL;
+            return CKR_CRYPTOKI_NOT_INITIALIZED;
+        }
         bool lost = result != LINK_OK, refused = !lost && header.word == CKR_DEVICE_ERROR && repeatable(call->op);
         if (!lost && !refused) {
             if (header.epoch != atomic_load_explicit(&slot->epoch, memory_order_relaxed)) {
@@ -429,10 +433,20 @@ CK_RV call_run(struct call *call)
     return rv;
 }
 
+void link_give_back(struct link *link)
+{
+    struct slot *slot = link->slot;
+    pthread_mutex_lock(&slot->lock);
+    link->busy = false;
+    link->next = slot->idle;
+    slot->idle = link;
+    pthread_cond_signal(&slot->link_free);
+    pthread_mutex_unlock(&slot->lock);
+}
+
 void call_end(struct call *call, bool secret)
 {
     struct link *link = call->link;
-    struct slot *slot = call->slot;
     if (link == NULL) {
         return;
     }
@@ -440,12 +454,7 @@ void call_end(struct call *call, bool secret)
         OPENSSL_cleanse(link->out, link->out_cap);
         OPENSSL_cleanse(link->in, link->in_cap);
     }
-    pthread_mutex_lock(&slot->lock);
-    link->busy = false;
-    link->next = slot->idle;
-    slot->idle = link;
-    pthread_cond_signal(&slot->link_free);
-    pthread_mutex_unlock(&slot->lock);
+    link_give_back(link);
     call->link = NULL;
 }
 

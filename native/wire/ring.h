@@ -10,11 +10,12 @@
  *            if board.ring (seq_cst): write the bell
  *            wait for ANSWER: spin a little, then seen := board.woken[group]; REQUEST -> ASLEEP (or it is answered);
  *            FUTEX_WAIT_BITSET on woken[group] = seen with the bit of its place, a slice at a time, with a look at the
- *            socket in between
+ *            socket in between. Or, to wait where descriptors are waited for: REQUEST -> PARKED; then the socket
  *   HSM      a worker that looks finds the bit, clears it and marks the slot busy in its own memory; copies the frame out,
  *            and from then on works on the copy; frame := answer; not busy; old := exchange(state, ANSWER);
  *            if old was ASLEEP: woken[group] += 1, FUTEX_WAKE_BITSET with the bits of all whom it answered: one system
- *            call for a batch, after which its clients run one after the other
+ *            call for a batch, after which its clients run one after the other; if old was PARKED: one byte, RING_KNOCK,
+ *            down the socket, which the client takes off before it uses the socket again
  *
  * No wake-up is lost between a client and the workers: a worker that goes to sleep stores board.ring := 1, then looks at
  * every `waiting` once more (both seq_cst). Either that look finds the bit, or the client's later load finds the 1. A worker
@@ -47,10 +48,11 @@ enum {
     RING_GROUPS = 8,
     RING_GROUP = 32, /* places: bits of a futex's set */
     RING_PLACES = RING_GROUPS * RING_GROUP,
+    RING_KNOCK = 0x4B,
     RING_SLACK = 1024, /* an answer is at most this much longer than its request, but RANDOM's */
 };
 
-enum ring_state { RING_IDLE, RING_REQUEST, RING_ASLEEP, RING_ANSWER, RING_CLOSED };
+enum ring_state { RING_IDLE, RING_REQUEST, RING_ASLEEP, RING_ANSWER, RING_CLOSED, RING_PARKED };
 
 struct ring_slot {
     alignas(RING_LINE) _Atomic uint32_t state; /* the client waits on it */
