@@ -1,4 +1,4 @@
-"""`hsmsim key list|generate|import|delete|share|unshare|trust`."""
+"""`hsmsim key list|generate|import|generate-file|delete|share|unshare|trust`."""
 
 from __future__ import annotations
 
@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hsmsim.cli import login, show
-from hsmsim.fleet import keyfile, keys
+from hsmsim.errors import HsmsimError
+from hsmsim.fleet import keyfile, keyreference, keys
+from hsmsim.fleet.modulecfg import TOKEN
 from hsmsim.hsm.cryptoki import CKK
+from hsmsim.storage.files import write_new
 
 if TYPE_CHECKING:
     from hsmsim.cli.login import Acting, Command
@@ -218,6 +221,36 @@ def import_(file: Path, passphrase_file: Path | None, wish: Wish, who: Acting, *
     with who.connect() as client:
         pair = keys.import_key(client, parsed, wish)
     _tell_pair(pair, wish.label, as_json=as_json)
+
+
+@key.command("generate-file")
+@which
+@click.option("--id", "key_id", type=KeyId(), default=b"", help="CKA_ID in hexadecimal, instead of a handle or label.")
+@click.option("--path", type=click.Path(path_type=Path), required=True, help="The file to write; it must not exist.")
+@click.option("--token", default=TOKEN, show_default=True, help="The token's label in the module's configuration.")
+@login.as_user
+def generate_file(handle: int | None, label: str | None, key_id: bytes, path: Path, token: str, who: Acting) -> None:
+    r"""Write a PEM file that names a private key, for programs that want a key file: nginx, HAProxy, openssl.
+
+    The file holds the key's PKCS#11 URI and no secret; the key stays in the HSM. OpenSSL 3 reads it through
+    hsmsim-provider.so, which stands beside $HSMSIM_MODULE and is activated in openssl.cnf. The PIN comes from
+    $HSMSIM_PIN or from the file that pin-source in openssl.cnf names.
+
+    \b
+      hsmsim key generate ec --label web
+      hsmsim key generate-file --label web --path web.key
+      openssl req -new -x509 -key web.key -subj /CN=localhost -out web.crt
+    """
+    with who.connect() as client:
+        meant = keyreference.private_key(client, handle=handle, label=label, key_id=key_id)
+    name = keyreference.uri(meant, token)
+    try:
+        write_new(path, keyreference.document(name))
+    except FileExistsError as error:
+        raise HsmsimError(f"{path} exists. Move it away, or choose another --path") from error
+    except OSError as error:
+        raise HsmsimError(f"{path} cannot be written: {error.strerror}. Choose another --path") from error
+    click.echo(f"{path} names {_hex(meant.handle)}: {name}")
 
 
 # ---- changing ----------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@
 #include <stdarg.h>
 #include <string.h>
 
+#include "log.h"
 #include "provider.h"
 
 #define OFFER(names, properties, functions) {names, "provider=hsmsim" properties, functions, NULL}
@@ -65,6 +66,9 @@ int provider_fail(const struct provider *provider, enum reason reason, const cha
     provider->set_error_debug(provider->core, file, line, function);
     va_start(arguments, format);
     provider->vset_error(provider->core, (uint32_t)reason, format, arguments);
+    va_end(arguments);
+    va_start(arguments, format);
+    log_arguments(LEVEL_WARN, format, arguments); /* OpenSSL drops what a decoder says when no other one can read the file either */
     va_end(arguments);
     return 0;
 }

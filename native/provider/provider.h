@@ -23,7 +23,7 @@ struct provider {
     const char *pin_source; /* of openssl.cnf; NULL: not given */
 };
 
-/* Puts an error on OpenSSL's queue; returns 0, what a provider's function answers then. */
+/* Puts an error on OpenSSL's queue and a line into the module's log; returns 0, what a provider's function answers then. */
 enum reason { REASON_HSM = 1, REASON_NAME, REASON_KEY, REASON_PIN, REASON_PARAMETER, REASON_MEMORY };
 #define FAIL(provider, reason, ...) provider_fail(provider, reason, __FILE__, __LINE__, __func__, __VA_ARGS__)
 int provider_fail(const struct provider *provider, enum reason reason, const char *file, int line, const char *function, const char *format,

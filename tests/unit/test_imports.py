@@ -37,7 +37,7 @@ C_MAY_INCLUDE = {
     "module": {"module", "wire", "include"},
     "engine": {"engine", "wire", "include"},
     "binding": {"binding", "module", "wire", "include"},
-    "provider": {"provider", "include"},
+    "provider": {"provider", "module", "include"},
 }
 
 
