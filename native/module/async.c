@@ -26,6 +26,7 @@ static struct place {
     struct link *link;
     struct waiter *waiter;
     ASYNC_WAIT_CTX *context;
+    bool (*there)(struct link *link);
     int timer; /* 0: not made yet */
 } places[PLACES];
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
@@ -120,6 +121,17 @@ void async_forget(bool forked)
 
 static const char key; /* its address is ours among those of others */
 
+static void unwatch(const struct place *place)
+{
+    if (place->waiter == NULL) {
+        return;
+    }
+    epoll_ctl(place->waiter->epoll, EPOLL_CTL_DEL, place->timer, NULL);
+    if (place->link->fd >= 0) {
+        epoll_ctl(place->waiter->epoll, EPOLL_CTL_DEL, place->link->fd, NULL);
+    }
+}
+
 /* The wait context ends, and with it, if it is paused, a job that nobody can resume any more. */
 static void cleanup(ASYNC_WAIT_CTX *context, const void *unused, OSSL_ASYNC_FD fd, void *custom)
 {
@@ -127,12 +139,15 @@ static void cleanup(ASYNC_WAIT_CTX *context, const void *unused, OSSL_ASYNC_FD f
     struct place left;
     (void)context;
     (void)unused;
-    close(fd);
     if (leave_place(waiter->place, waiter->serial, &left)) {
-        link_close(left.link);
+        unwatch(&left);
+        if (left.there != link_ring_answered || !link_ring_leave(left.link)) {
+            link_close(left.link);
+        }
         link_give_back(left.link);
         session_abandon(left.session);
     }
+    close(fd);
     free(waiter);
 }
 
@@ -167,17 +182,6 @@ static bool watch(const struct waiter *waiter, int fd)
 {
     struct epoll_event event = {.events = EPOLLIN};
     return fd >= 0 && epoll_ctl(waiter->epoll, EPOLL_CTL_ADD, fd, &event) == 0;
-}
-
-static void unwatch(const struct place *place)
-{
-    if (place->waiter == NULL) {
-        return;
-    }
-    epoll_ctl(place->waiter->epoll, EPOLL_CTL_DEL, place->timer, NULL);
-    if (place->link->fd >= 0) {
-        epoll_ctl(place->waiter->epoll, EPOLL_CTL_DEL, place->link->fd, NULL);
-    }
 }
 
 bool pause_begin(struct pause *pause, struct session *session, struct link *link)
@@ -263,6 +267,7 @@ enum link_result pause_until(struct pause *pause, bool (*there)(struct link *lin
     struct place *place = &places[pause->place];
     uint64_t wait_ms = (uint64_t)patience * module_config()->timeout_ms, give_up = ring_now_ns() + wait_ms * 1000000;
     unsigned in_vain = 0;
+    place->there = there;
     set_timer(place, wait_ms);
     bool shown = show(pause, place);
     do {

@@ -221,9 +221,18 @@ static bool take_knock(const struct link *link)
     return poll(&one, 1, (int)module_config()->timeout_ms) == 1 && recv(link->fd, &knock, 1, MSG_DONTWAIT) == 1 && knock == RING_KNOCK;
 }
 
-static bool answered(struct link *link)
+bool link_ring_answered(struct link *link)
 {
     return settled(atomic_load_explicit(&link->ring.segment->slots[0].state, memory_order_acquire));
+}
+
+bool link_ring_leave(struct link *link)
+{
+    if (!link_ring_answered(link) || !take_knock(link)) {
+        return false;
+    }
+    OPENSSL_cleanse(link->ring.segment->slots[0].frame, RING_FRAME);
+    return true;
 }
 
 /* The answer comes with a knock, unless it was there before the request was parked. */
@@ -232,7 +241,7 @@ static enum link_result wait_paused(struct link *link, struct ring_slot *slot, s
     uint32_t state = RING_REQUEST;
     bool parked =
         atomic_compare_exchange_strong_explicit(&slot->state, &state, RING_PARKED, memory_order_acq_rel, memory_order_acquire);
-    enum link_result result = parked ? pause_until(pause, answered, patience) : LINK_OK;
+    enum link_result result = parked ? pause_until(pause, link_ring_answered, patience) : LINK_OK;
     if (result == LINK_DEAD) {
         return result;
     }

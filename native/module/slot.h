@@ -132,6 +132,9 @@ void link_ring_close(struct link *link);
 /* In a forked child, which never had the memory. */
 void link_ring_forget(struct link *link);
 void link_ring_submit(struct link *link, const struct wire_header *request);
+/* After link_ring_exchange was given up: the answer is there and goes unread. false: it is not, the connection is of no more use. */
+bool link_ring_answered(struct link *link);
+bool link_ring_leave(struct link *link);
 /* As link_exchange, with the whole answer at link->in; submits first unless that is done. LINK_REFUSED: the socket is to take this one. */
 enum link_result link_ring_exchange(struct link *link, const struct wire_header *request, unsigned patience, struct session *pausable,
                                     struct wire_header *header, bool *sent);
