@@ -132,11 +132,11 @@ def workers_of(master: int) -> set[int]:
     return {int(line) for line in listed.stdout.split()}
 
 
-def until_it_answers(server: subprocess.Popen[bytes], folder: Path, ports: dict[str, int]) -> None:
+def until_it_answers(server: subprocess.Popen[bytes], folder: Path, label: str, port: int) -> None:
     deadline = time.monotonic() + 30
     while True:
         try:
-            fetch(folder, "contract-ec", ports["contract-ec"], ssl.TLSVersion.TLSv1_3)
+            fetch(folder, label, port, ssl.TLSVersion.TLSv1_3)
         except ConnectionError:
             log = folder / "error.log"
             assert server.poll() is None, log.read_text()
@@ -150,7 +150,7 @@ VERSIONS = {"TLSv1.2": ssl.TLSVersion.TLSv1_2, "TLSv1.3": ssl.TLSVersion.TLSv1_3
 
 def test_workers_serve_from_keys_in_the_hsm(simulator: Simulator, folder: Path, keys: tuple[str, ...]) -> None:
     with serving(simulator, folder) as (server, ports):
-        until_it_answers(server, folder, ports)
+        until_it_answers(server, folder, "contract-ec", ports["contract-ec"])
         first = workers_of(server.pid)
         assert len(first) == WORKERS
         if os.geteuid() == 0:

@@ -16,6 +16,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 from support.provider import KINDS, OpenSsl, delete_keys, make_keys
 
+from hsmsim.demo.nginx import free_port
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -210,6 +212,44 @@ def test_spoilt_pems(openssl: OpenSsl, folder: Path) -> None:
         openssl.run("pkey", "-in", "spoilt.pem", "-pubout", status=1)
 
 
+def _serve_asynchronously(openssl: OpenSsl, label: str, connections: int) -> str:
+    """`s_server -async` for so many handshakes, each checked by `s_client`; what the server said."""
+    openssl.certificate(label)
+    port = str(free_port())
+    serve = ("-accept", port, "-cert", f"{label}.crt", "-key", f"{label}.pem", "-naccept", str(connections))
+    with subprocess.Popen(
+        ["openssl", "s_server", "-async", "-www", *serve],
+        cwd=openssl.folder,
+        env=openssl.environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as server:
+        assert server.stdout is not None
+        said = ""
+        while "ACCEPT" not in said:
+            line = server.stdout.readline()
+            assert line, said
+            said += line
+        plain = {**openssl.environment, "OPENSSL_CONF": "/dev/null", "LD_PRELOAD": ""}
+        client = OpenSsl(openssl.folder, plain)
+        for version in ("-tls1_2", "-tls1_3") * (connections // 2):
+            check = ("-verify_return_error", "-CAfile", f"{label}.crt", "-servername", "localhost")
+            page = client.run(
+                "s_client", "-connect", f"127.0.0.1:{port}", version, *check, data=b"GET / HTTP/1.0\r\n\r\n"
+            )
+            assert b"Verify return code: 0 (ok)" in page
+        said += server.communicate(timeout=60)[0]
+        assert server.returncode == 0, said
+    return said
+
+
+@pytest.mark.parametrize("label", ["provider-rsa", "provider-p521"])
+def test_a_server_with_jobs(openssl: OpenSsl, label: str) -> None:
+    _serve_asynchronously(openssl, label, 4)
+
+
 def test_under_address_sanitizer(simulator: Simulator, folder: Path) -> None:
     """The sanitized build of provider and module inside the ordinary openssl, its leaks apart (openssl has its own)."""
     module = ROOT / "build-asan/native/provider/hsmsim-provider.so"
@@ -226,5 +266,6 @@ def test_under_address_sanitizer(simulator: Simulator, folder: Path) -> None:
     for label in KINDS:
         openssl.certificate(label)
         openssl.run("verify", "-CAfile", f"{label}.crt", f"{label}.crt")
-    for name in ("pkcs11:object=nobody", "pkcs11:object=%", "pkcs11:", "pkcs11:id=%00;type=private"):
+    assert "Sanitizer" not in _serve_asynchronously(openssl, "provider-p256", 4)
+    for name in ("pkcs11:object=nobody", "pkcs11:object=%", "pkcs11:id=%00;type=private"):
         openssl.run("pkey", "-in", name, "-pubout", status=1)
