@@ -54,7 +54,7 @@ class OpenSsl:
     def make(
         cls, simulator: Simulator, folder: Path, *, module: Path | None = None, options: str = "", **own: str
     ) -> OpenSsl:
-        conf = folder / "openssl.cnf"
+        conf = folder / f"openssl-{len(list(folder.iterdir()))}.cnf"
         conf.write_text(CONF.format(module=module or provider_of(simulator), options=options))
         return cls(folder, {**simulator.environment, "OPENSSL_CONF": str(conf), **own})
 
