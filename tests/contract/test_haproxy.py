@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.provider import OpenSsl, delete_keys, make_keys
 
-from hsmsim.demo.nginx import free_port
+from hsmsim.bench.serve import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

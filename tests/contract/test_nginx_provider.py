@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import pytest
 from support.provider import OpenSsl, delete_keys, make_keys
 
-from hsmsim.demo.nginx import free_port
+from hsmsim.bench.serve import free_port
 from tests.contract.test_nginx import VERSIONS, fetch, until_it_answers, workers_of
 
 if TYPE_CHECKING:

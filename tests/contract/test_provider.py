@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 from cryptography.x509 import load_pem_x509_certificate
 from support.provider import KINDS, OpenSsl, delete_keys, make_keys
 
-from hsmsim.demo.nginx import free_port
+from hsmsim.bench.serve import free_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
