@@ -80,11 +80,18 @@ def start(places: Places) -> None:
     operations.start(places, own_ids)
 
 
-def adopt(places: Places) -> None:
-    """Go on with the first cluster of a folder that never had a gateway. The caller holds `lock`."""
+def adopt(places: Places, *, first: bool) -> None:
+    """Go on with the cluster of a folder that an older version wrote: the one whose passwords are kept here.
+
+    first: or else the first one, in a folder that never had a gateway. The caller holds `lock`.
+    """
     fleet = state.load(places)
-    if fleet.clusters and not fleet.quickstart:
-        _choose(places, fleet.clusters[0].cluster_id)
+    if fleet.quickstart:
+        return
+    ids = [one.cluster_id for one in fleet.clusters]
+    kept = [one for one in ids if credentials.find(places, one, "", Role.CRYPTO_USER, USER) is not None]
+    for cluster_id in (kept or (ids if first else []))[:1]:
+        _choose(places, cluster_id)
 
 
 def activate(places: Places, cluster_id: str, say: Callable[[str], None]) -> None:

@@ -69,8 +69,7 @@ def _bring_up(places: Places, say: Callable[[str], None], options: launch.Option
     with state.lock(places):
         simclock.share(places)
         before = launch.root_key(places)
-        if before is None:
-            quickstart.adopt(places)
+        quickstart.adopt(places, first=before is None)
         say("Starting the gateway")
         launch.start(places, options)
     if state.load(places).clusters:

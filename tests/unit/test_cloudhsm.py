@@ -27,7 +27,7 @@ from hsmsim.services.cloudhsm.model import (
 )
 from hsmsim.services.cloudhsm.plan import Do, Step, next_due, next_step
 from hsmsim.storage.database import Database
-from hsmsim.storage.migrate import GATEWAY, migrate
+from hsmsim.storage.migrate import GATEWAY, migrate, upgrade
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -231,8 +231,9 @@ def test_a_clock_that_was_set_back_neither_stops_backups_nor_hides_the_newest() 
 
 def test_backups_are_listed_as_they_were_made_also_those_of_an_older_database(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path}/gateway.db"
-    migrate(url, replace(GATEWAY, head="0005"))
     database = Database(url)
+    with database.write() as tx:
+        upgrade(tx, GATEWAY, "0005")
     older = [backup("b", created=NOW + 1), backup("a", created=NOW), backup("c", created=NOW + 1)]
     names = [column.name for column in store.BACKUPS.columns if column.name != "sequence"]
     with database.write() as tx:
