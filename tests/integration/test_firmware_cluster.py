@@ -180,7 +180,7 @@ def test_a_revocation_waits_at_most_a_second_for_a_dead_hsm(mortal: Cluster) -> 
 
 def test_keys_that_a_frozen_second_hsm_never_had_are_not_acknowledged(mortal: Cluster) -> None:
     with mortal.hsms[0].user("alice") as client:
-        mortal.hsms[1].running.send_signal(signal.SIGSTOP)
+        mortal.hsms[1].freeze()
         outcomes = set()
         for _ in range(3):
             with pytest.raises(CkrError) as caught:
@@ -230,7 +230,7 @@ def thawed(two: Cluster) -> Iterator[Cluster]:
 @pytest.mark.parametrize("what", REVOCATIONS)
 def test_a_frozen_hsm_serves_nothing_that_was_revoked_meanwhile(thawed: Cluster, what: str) -> None:
     """The revocation is acknowledged without it, and even a request that waits in its socket then is refused."""
-    frozen = thawed.hsms[1].running
+    frozen = thawed.hsms[1]
     with thawed.hsms[0].user("alice") as owner, _dave(thawed) as sharee:
         key = owner.aes(token=True)
         owner.call(m.KeyShareRequest(key, b"dave"))
@@ -241,7 +241,7 @@ def test_a_frozen_hsm_serves_nothing_that_was_revoked_meanwhile(thawed: Cluster,
             with suppress(CkrError):
                 served.append(sharee.encrypt(key, bytes(16)))
 
-        frozen.send_signal(signal.SIGSTOP)
+        frozen.freeze()
         try:
             user = threading.Thread(target=use)
             user.start()
@@ -249,7 +249,7 @@ def test_a_frozen_hsm_serves_nothing_that_was_revoked_meanwhile(thawed: Cluster,
             REVOCATIONS[what](owner, key)
             assert time.monotonic() - began < 2.5
         finally:
-            frozen.send_signal(signal.SIGCONT)
+            frozen.thaw()
         user.join(10)
         assert not user.is_alive()
         assert served == []

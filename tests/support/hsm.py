@@ -293,6 +293,20 @@ class Hsm:
             pytest.fail(f"{self.hsm_id} never came to its step\n{self.log}")
         assert -status in {signal.SIGKILL, signal.SIGXFSZ}, f"{self.hsm_id} ended with {status}\n{self.log}"
 
+    def freeze(self) -> None:
+        """Stop the process where it stands; its threads go on until the last of them has heard of it."""
+        self.running.send_signal(signal.SIGSTOP)
+        tasks = Path(f"/proc/{self.running.pid}/task")
+
+        def stopped() -> bool:
+            states = [(task / "stat").read_text().rpartition(")")[2].split()[0] for task in tasks.iterdir()]
+            return set(states) == {"T"}
+
+        eventually(stopped, 20)
+
+    def thaw(self) -> None:
+        self.running.send_signal(signal.SIGCONT)
+
     def end(self, how: signal.Signals = signal.SIGTERM) -> int:
         if self.process is None:
             return 0
