@@ -14,7 +14,7 @@ from hsmsim.cli import login
 from hsmsim.cli.cloudhsm import config
 from hsmsim.config import SYSTEM_CONFIG, Places, user_config
 from hsmsim.errors import HsmsimError
-from hsmsim.fleet import describe, locate, modulecfg, state
+from hsmsim.fleet import customer, describe, locate, modulecfg, operations, state
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -102,6 +102,20 @@ def write(path: Path, content: dict[str, object]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     state.write_private(path, modulecfg.encoded(content), mode=0o644)
     click.echo(f"Wrote {path}.")
+
+
+def write_authority(places: Places, where: locate.Where, path: Path) -> Path:
+    """Write a cluster's trust anchor beside a configuration, which everybody may read, too; return its place."""
+    fleet = state.load(places)
+    cluster_id = where.cluster_id or fleet.cluster_of(where.servers[0].socket.stem).cluster_id
+    anchor = operations.certificates(places, cluster_id).trust_anchor
+    if not anchor:
+        raise HsmsimError(f"{cluster_id} has no certificate yet: initialize it first.")
+    authority = path.absolute().with_name(customer.ROOT_CERTIFICATE)
+    authority.parent.mkdir(parents=True, exist_ok=True)
+    state.write_private(authority, anchor, mode=0o644)
+    click.echo(f"Wrote {authority}.")
+    return authority
 
 
 def clusters_of(path: Path) -> tuple[dict[str, Any], list[dict[str, Any]]]:

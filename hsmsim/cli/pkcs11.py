@@ -9,7 +9,7 @@ import click
 from hsmsim.cli import configure as shared
 from hsmsim.cli import login
 from hsmsim.config import Places
-from hsmsim.fleet import modulecfg
+from hsmsim.fleet import modulecfg, tcp
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     show_default=True,
     help="standard: what an HSM with a timing profile refuses is asked again for a second; off: it fails at once.",
 )
+@click.option("--tls", is_flag=True, help="Reach the HSMs by TCP with TLS 1.3; see `hsmsim up --hsm-host`.")
+@shared.ca_option
 def configure(
     *,
     target: shared.Target,
@@ -57,13 +59,22 @@ def configure(
     timeout_ms: int,
     transport: str,
     default_retry_mode: str,
+    tls: bool,
+    hsm_ca_cert: Path | None,
 ) -> None:
     """Write the PKCS#11 module's configuration.
 
     It has the shape of AWS's cloudhsm-pkcs11.cfg. The module looks at $HSMSIM_PKCS11_CONFIG, then the user's file,
     then the system's, then at the one that a simulator run by root keeps in /run/hsmsim. `hsmsim env` sets the
     variable: use --output and export it to override.
+
+    With --tls and without --hsm-ca-cert, the trust anchor that the cluster was initialized with is written beside it.
     """
+    places = Places.resolve()
+    where = target.where(places)
+    if tls:
+        where = tcp.reach(places, where)
+        hsm_ca_cert = hsm_ca_cert or shared.write_authority(places, where, path)
     options = modulecfg.Options(
         partition=partition,
         label=label,
@@ -74,8 +85,8 @@ def configure(
         timeout_ms=timeout_ms,
         transport=transport,
         retry_mode=default_retry_mode,
+        hsm_ca_file=str(hsm_ca_cert or ""),
     )
-    where = target.where(Places.resolve())
     if add_cluster and path.exists():
         shared.write(path, shared.added(path, modulecfg.slot(where, options)))
     else:

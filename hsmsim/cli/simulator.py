@@ -61,6 +61,13 @@ PORT = click.IntRange(0, 65535)
     help="Where the gateway listens: for this machine alone, or on all its addresses, as a container needs it.  "
     f"[default: {launch.HOST}]",
 )
+@click.option(
+    "--hsm-host",
+    metavar="ADDRESS",
+    default="",
+    help="Let HSMs be reached by TCP, with TLS, at this IP address too, on ports from 2223 up; 0.0.0.0: at all.  "
+    "[default: as the last time, else not]",
+)
 @click.option("--no-gateway", is_flag=True, help="Start the HSMs only, without AWS's APIs.")
 @click.option(
     "--accept-any-credentials",
@@ -89,6 +96,7 @@ def up(
     port: int | None,
     tls_port: int | None,
     host: str | None,
+    hsm_host: str,
     no_gateway: bool,
     accept_any_credentials: bool,
     time_scale: float | None,
@@ -105,7 +113,9 @@ def up(
     try:
         with show.progress() as say:
             gateway = None if no_gateway else options
-            running = simulator.bring_up(places, say, gateway, hsms=hsms, engine=engine, database=database)
+            running = simulator.bring_up(
+                places, say, gateway, hsms=hsms, engine=engine, database=database, hsm_host=hsm_host
+            )
             if timing is not None:
                 operations.set_timing(places, running.hsms.cluster_id, "" if timing == "none" else timing)
     except KeyboardInterrupt:

@@ -119,6 +119,12 @@ def as_pem(certificate: bytes, label: str = "CERTIFICATE") -> bytes:
     return armored
 
 
+def issuers(chain: bytes) -> bytes:
+    """Return the certificates of a trust anchor (PEM) that a server shows with its own: all but the root, the last."""
+    links = x509.load_pem_x509_certificates(chain)
+    return b"".join(link.public_bytes(Encoding.PEM) for link in links[:-1])
+
+
 # ---- what a customer gives -------------------------------------------------------------------------------------------
 
 

@@ -48,7 +48,7 @@ def start(places: Places, hsm_id: str) -> bool:
         simclock.share(places)
         cluster = fleet.cluster_of(hsm_id)
         url = databases.url_of(places, cluster.cluster_id)
-        state.write_config(places, cluster, hsm, fleet.account, url)
+        state.write_config(places, cluster, hsm, fleet.account, url, fleet.host)
 
     config = places.hsm_folder(hsm_id) / "config.json"
     command = [sys.executable, "-P", "-m", "hsmsim.hsm", "--config", str(config)]

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """One HSM: what it is called, an address or its id, and its socket."""
+    """One HSM: what it is called, an address or its id, and its socket; port: TCP instead of that, if not 0."""
 
     hostname: str
     socket: Path
+    port: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 if TYPE_CHECKING:
-    from hsmsim.fleet.locate import Where
+    from hsmsim.fleet.locate import Server, Where
 
 PORT = 2223
 TRANSPORTS = ("auto", "socket")  # auto: shared memory where the HSM gives some
@@ -18,7 +18,7 @@ TOKEN = "hsmsim"  # noqa: S105 - a label
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a person may choose. log_file empty: standard error; hsm_ca_file empty: the certificate is not checked."""
+    """What a person may choose. log_file empty: standard error; hsm_ca_file: the customer's CA, which TCP needs."""
 
     partition: str = ""
     label: str = TOKEN
@@ -32,12 +32,16 @@ class Options:
     retry_mode: str = RETRY_MODES[0]
 
 
+def _server(server: Server) -> dict[str, object]:
+    """The module takes one with a socket for this machine's; by TCP it is as in AWS's file."""
+    if server.port:
+        return {"hostname": server.hostname, "port": server.port, "enable": True}
+    return {"hostname": server.hostname, "port": PORT, "enable": True, "socket": str(server.socket)}
+
+
 def slot(where: Where, options: Options) -> dict[str, object]:
     """Return one entry of `clusters`: one slot of the module."""
-    servers = [
-        {"hostname": server.hostname, "port": PORT, "enable": True, "socket": str(server.socket)}
-        for server in where.servers
-    ]
+    servers = [_server(server) for server in where.servers]
     cluster: dict[str, object] = {
         "cluster_id": where.cluster_id,
         "servers": servers,

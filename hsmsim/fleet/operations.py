@@ -18,7 +18,7 @@ from msgspec import structs
 
 from hsmsim.cluster.model import FIPS, NON_FIPS
 from hsmsim.errors import HsmsimError
-from hsmsim.fleet import databases, launch, state
+from hsmsim.fleet import databases, launch, state, tcp
 from hsmsim.fleet.protocol import CertificatesView, HsmView, ImageView
 from hsmsim.hsm import imagefile
 from hsmsim.hsm.client import HsmClient
@@ -186,6 +186,7 @@ def begin(places: Places, hsm_ids: list[str]) -> list[str]:
     """Start HSMs; return those that did not run. The caller holds the fleet's lock, and waits until they serve."""
     for hsm_id in hsm_ids:
         _want(places, hsm_id, wanted=True)
+        tcp.assign(places, hsm_id)
     return [hsm_id for hsm_id in hsm_ids if launch.start(places, hsm_id)]
 
 

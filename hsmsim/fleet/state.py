@@ -46,7 +46,8 @@ ENGINES = ("fast", "plain", "softhsm")
 class Hsm(msgspec.Struct, frozen=True):
     """One HSM: `engine` is "fast", "plain" (each operation alone, no batches) or "softhsm" (the reference).
 
-    wanted: it should run; sealed: the masking key of the image that its cluster is restored from, for this device.
+    wanted: it should run; sealed: the masking key of the image that its cluster is restored from, for this device;
+    port: where it listens by TCP, see `tcp`.
     """
 
     hsm_id: str
@@ -54,6 +55,7 @@ class Hsm(msgspec.Struct, frozen=True):
     model: str = MODEL
     wanted: bool = True
     sealed: bytes = b""
+    port: int = 0
 
 
 class Restore(msgspec.Struct, frozen=True):
@@ -78,12 +80,14 @@ class Fleet(msgspec.Struct, frozen=True):
     """All of it. `account`: whom the HSM processes run as, empty for whoever starts them.
 
     database: where the rows are, see `databases`; empty for SQLite. quickstart: the cluster of `hsmsim up`.
+    host: the address of the HSMs' TCP ports, if any.
     """
 
     account: str = ""
     clusters: tuple[Cluster, ...] = ()
     database: str = ""
     quickstart: str = ""
+    host: str = ""
 
     def cluster_of(self, hsm_id: str) -> Cluster:
         """Return the cluster that has this HSM; HsmsimError if none has."""
@@ -363,10 +367,12 @@ def publish_roots(places: Places) -> None:
             write_private(places.run / name, content, mode=0o644)
 
 
-def write_config(places: Places, cluster: Cluster, hsm: Hsm, account: str, database_url: str = "") -> None:
+def write_config(
+    places: Places, cluster: Cluster, hsm: Hsm, account: str, database_url: str = "", host: str = ""
+) -> None:
     """Write the HSM's config.json; at each start again, so that a moved state folder or library works.
 
-    database_url: where the cluster's rows are; empty for a file in the cluster's folder.
+    database_url: where the cluster's rows are; empty for a file in the cluster's folder. host: of TCP ports.
     """
     folder = places.hsm_folder(hsm.hsm_id)
     database = places.cluster_folder(cluster.cluster_id) / "cluster.db"
@@ -386,6 +392,8 @@ def write_config(places: Places, cluster: Cluster, hsm: Hsm, account: str, datab
         "clock": str(places.clock_file),
         "images": str(places.images_folder),
     }
+    if host and hsm.port:
+        config["listen"] = f"[{host}]:{hsm.port}" if ":" in host else f"{host}:{hsm.port}"
     if cluster.restore is not None and hsm.sealed:
         config["restore"] = {
             "image": str(imagefile.path_of(places.images_folder, cluster.restore.image_id)),

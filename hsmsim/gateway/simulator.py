@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from hsmsim.config import module_path, softhsm_library
 from hsmsim.errors import HsmsimError
-from hsmsim.fleet import databases, processes, quickstart, simclock, state
+from hsmsim.fleet import databases, processes, quickstart, simclock, state, tcp
 from hsmsim.fleet import launch as hsm_processes
 from hsmsim.gateway import launch, manage
 
@@ -47,10 +47,12 @@ def bring_up(
     hsms: int = quickstart.HSMS,
     engine: str = "fast",
     database: str = "",
+    hsm_host: str = "",
 ) -> Running:
     """Start what does not run and return when clients can use it. options: None for no gateway.
 
     database: where the rows of a new simulator are to be (`hsmsim.fleet.databases`); empty: where they are.
+    hsm_host: where HSMs are to listen by TCP (`hsmsim.fleet.tcp`); empty: where they do.
     """
     module_path()  # before anything is made: is what it needs there?
     softhsm_library()
@@ -58,6 +60,8 @@ def bring_up(
         if database:
             databases.choose(places, database)
         state.prepare(places)
+        if hsm_host:
+            tcp.choose(places, hsm_host)
         databases.start(places)
     if options is None:
         return Running(quickstart.bring_up(places, say, hsms=hsms, engine=engine))

@@ -211,6 +211,15 @@ class Engine:
         """Open the socket."""
         check(_lib.he_listen(self._engine, path.encode()))
 
+    def listen_tls(self, address: str, port: int, chain: bytes, key: Material) -> None:
+        """Open the TCP port with this certificate (PEM, then its issuers' but the root's); HsmsimError says why not."""
+        keep: list[Any] = []
+        material, error = self._material(key, keep), _ffi.new("char[256]")
+        rv = _lib.he_listen_tls(self._engine, address.encode(), port, chain, len(chain), material, error, 256)
+        if rv != CKR.OK:
+            reason = _ffi.string(error).decode(errors="replace") or ERROR_TEXT.get(rv, "")
+            raise HsmsimError(f"This HSM cannot listen at {address}, port {port}: {reason}.")
+
     def run(self) -> None:
         """Start the threads."""
         check(_lib.he_run(self._engine))

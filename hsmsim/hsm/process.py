@@ -41,6 +41,7 @@ from hsmsim.hsm.firmware.index import Index
 from hsmsim.hsm.firmware.state import Settings, State
 from hsmsim.hsm.membership import Place, Restore, bootstrap
 from hsmsim.hsm.peers import Links
+from hsmsim.hsm.tcp import Port
 from hsmsim.hsm.timing import PROFILES, UNLIMITED
 from hsmsim.hsm.vault.vault import Vault
 from hsmsim.storage.database import as_user, is_sqlite, obstruct
@@ -71,6 +72,7 @@ class Config:
     images: str = ""
     timing: str = ""
     restore: dict[str, str] | None = None
+    listen: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Config:
@@ -201,6 +203,10 @@ def run(config: Config) -> None:
     _environment(config)
     state = build(config)
     state.engine.listen(config.socket)
+    if config.listen:
+        port = Port(state.engine, config.listen)
+        state.replica.on_change.append(port.on_change)
+        port.open(state.replica.identity)
     state.engine.run()
     dispatcher = dispatch.Dispatcher(state)
     dispatcher.start()

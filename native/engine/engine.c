@@ -169,6 +169,18 @@ uint64_t he_listen(he_engine *engine, const char *path)
 {
     return server_listen(engine->server, path);
 }
+uint64_t he_listen_tls(he_engine *engine, const char *address, uint16_t port, const uint8_t *chain, size_t chain_len,
+                       const he_material *key, char *error, size_t error_len)
+{
+    struct tls *tls = NULL;
+    uint64_t rv = tls_new(engine->masking, key, chain, chain_len, &tls);
+    if (rv != CKR_OK) {
+        snprintf(error, error_len, "the certificate is not for the cluster's key, or is none that TLS can use");
+        return rv;
+    }
+    struct listener *listener = listener_open(address, port, tls, error, error_len);
+    return listener == NULL ? CKR_FUNCTION_FAILED : server_listen_tls(engine->server, listener);
+}
 uint64_t he_run(he_engine *engine)
 {
     return server_run(engine->server);

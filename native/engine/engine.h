@@ -20,6 +20,13 @@
 typedef struct he_engine he_engine;
 
 typedef struct {
+    uint64_t object_class; /* CKO_SECRET_KEY, CKO_PRIVATE_KEY: data is masked; CKO_PUBLIC_KEY: SPKI */
+    uint64_t key_type;
+    const uint8_t *data;
+    size_t len;
+} he_material;
+
+typedef struct {
     uint32_t workers;         /* hot threads; 0 = as many as online processors */
     uint32_t max_connections; /* 0 = 2048; fewer where RLIMIT_NOFILE leaves no room for them */
     uint32_t max_keys;        /* keys kept unwrapped; 0 = 16384; least recently used goes first */
@@ -75,6 +82,11 @@ uint64_t he_vault_unlock(he_engine *engine, uint64_t slot, uint64_t partition, u
 
 /* Listens on a unix socket (unlinks a stale one), mode 0666; threads start with he_run. */
 uint64_t he_listen(he_engine *engine, const char *path);
+/* Listens on a TCP port, too: TLS 1.3 with this certificate (PEM, then those of its issuers but the root) and its masked key.
+ * Before or after he_run, once. address: numeric; no user of this machine is at the other end (he_request). On failure a
+ * sentence in `error`. */
+uint64_t he_listen_tls(he_engine *engine, const char *address, uint16_t port, const uint8_t *chain, size_t chain_len,
+                       const he_material *key, char *error, size_t error_len);
 uint64_t he_run(he_engine *engine);
 /* CLOCK_MONOTONIC nanoseconds until which hot operations are answered; after it CKR_DEVICE_ERROR. UINT64_MAX: ever. */
 void he_serve_until(he_engine *engine, uint64_t deadline);
@@ -92,8 +104,8 @@ typedef struct {
     uint64_t client;
     uint64_t session; /* the header's word */
     uint32_t op;
-    int32_t pid;      /* SO_PEERCRED of the connection */
-    uint32_t uid;
+    int32_t pid;      /* SO_PEERCRED of the connection; by TCP 0 */
+    uint32_t uid;     /* by TCP UINT32_MAX, which is nobody's */
     uint32_t miss;    /* 1: a hot operation whose key the engine does not hold, or any in reference mode */
     const uint8_t *payload; /* valid until the reply; secrets zeroed */
     size_t len;
@@ -105,13 +117,6 @@ int he_next(he_engine *engine, he_request *out, int timeout_ms);
 uint64_t he_reply(he_engine *engine, uint64_t id, uint64_t rv, const uint8_t *payload, size_t len);
 /* A key was loaded: run the hot operation again in the engine. */
 uint64_t he_retry(he_engine *engine, uint64_t id);
-
-typedef struct {
-    uint64_t object_class; /* CKO_SECRET_KEY, CKO_PRIVATE_KEY: data is masked; CKO_PUBLIC_KEY: SPKI */
-    uint64_t key_type;
-    const uint8_t *data;
-    size_t len;
-} he_material;
 
 /* GET_ATTRIBUTES of a key that is neither SENSITIVE nor unextractable: at `offset` of the payload the engine inserts
  * u32 length and the value of `attribute` (CKA_VALUE, CKA_PRIVATE_EXPONENT, ...) of `material`. Offsets ascending. */

@@ -26,6 +26,8 @@ enum {
     LISTENER = 0xFFFFFFFF, /* epoll tags beside the slots */
     STOPPER = 0xFFFFFFFE,
     BELL = 0xFFFFFFFD, /* a ring has something; looking is all */
+    TLS_LISTENER = 0xFFFFFFFC,
+    TIMER = 0xFFFFFFFB, /* of TLS handshakes */
 };
 
 struct worker {
@@ -41,6 +43,7 @@ struct worker {
 struct server {
     struct server_parts parts;
     int epoll, listener, stopper;
+    _Atomic(struct listener *) tls; /* NULL: no TCP port */
     struct connections connections;
     struct worker workers[WORKERS_MAX];
     uint32_t running;
@@ -83,6 +86,8 @@ struct server *server_new(const struct server_parts *parts)
     }
     struct epoll_event event = {.events = EPOLLIN, .data.u64 = STOPPER};
     epoll_ctl(server->epoll, EPOLL_CTL_ADD, server->stopper, &event);
+    event = (struct epoll_event){.events = EPOLLIN | EPOLLEXCLUSIVE, .data.u64 = TIMER};
+    epoll_ctl(server->epoll, EPOLL_CTL_ADD, server->connections.timer, &event);
     server->rings = rings_new(parts->rights, worker_count(server), server->epoll, BELL);
     return server;
 }
@@ -107,6 +112,17 @@ uint64_t server_listen(struct server *server, const char *path)
     }
     server->listener = fd;
     return CKR_OK;
+}
+
+uint64_t server_listen_tls(struct server *server, struct listener *listener)
+{
+    struct listener *none = NULL;
+    struct epoll_event event = {.events = EPOLLIN | EPOLLEXCLUSIVE, .data.u64 = TLS_LISTENER};
+    if (!atomic_compare_exchange_strong(&server->tls, &none, listener)) {
+        listener_close(listener);
+        return CKR_FUNCTION_REJECTED;
+    }
+    return epoll_ctl(server->epoll, EPOLL_CTL_ADD, listener->fd, &event) == 0 ? CKR_OK : CKR_FUNCTION_FAILED;
 }
 
 /* ---- frames ------------------------------------------------------------------------------------------------------- */
@@ -165,7 +181,7 @@ static bool give_ring(struct worker *worker, struct connection *connection, cons
         return false;
     }
     uint64_t rv = rights_access(server->parts.rights, connection->client, wire_op_find(WIRE_OP_RING)->access);
-    if (rv == CKR_OK && server->rings == NULL) {
+    if (rv == CKR_OK && (server->rings == NULL || connection->channel != NULL)) {
         rv = CKR_FUNCTION_NOT_SUPPORTED;
     }
     if (rv == CKR_OK) { /* what waits goes first; a client that does not read it gets no ring */
@@ -221,6 +237,10 @@ static bool handle(struct worker *worker, struct connection *connection, const s
 
 static bool serve_frames(struct worker *worker, struct connection *connection)
 {
+    enum progress shaken = connection_shake(connection);
+    if (shaken != FRAME) {
+        return shaken == NEED_MORE;
+    }
     if (!connection_flush(connection)) {
         return false;
     }
@@ -288,14 +308,14 @@ static bool serve(struct worker *worker, uint32_t index, uint32_t generation, ui
     return false;
 }
 
-static void accept_some(struct server *server)
+static void accept_some(struct server *server, int listener, const struct tls *tls)
 {
     for (int i = 0; i < 16; i++) {
-        int fd = accept4(server->listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
+        int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);
         if (fd < 0) {
             return;
         }
-        if (!connection_admit(&server->connections, fd)) {
+        if (!connection_admit(&server->connections, fd, tls)) {
             close(fd);
         }
     }
@@ -435,6 +455,25 @@ static int wait_event(struct worker *worker, bool look_only, struct epoll_event 
     return n;
 }
 
+/* What is no connection: true. */
+static bool beside_slots(struct worker *worker, uint32_t tag)
+{
+    struct server *server = worker->server;
+    if (tag < server->connections.max) {
+        return false;
+    }
+    send_held(worker);
+    if (tag == LISTENER) {
+        accept_some(server, server->listener, NULL);
+    } else if (tag == TLS_LISTENER) {
+        const struct listener *listener = atomic_load(&server->tls);
+        accept_some(server, listener->fd, listener->tls);
+    } else if (tag == TIMER) {
+        connections_expire(&server->connections);
+    }
+    return true;
+}
+
 /* While other requests are ready, answers are held for a moment and sent together: each send wakes a client, who may take
  * this thread's processor at once, and a switch there and back costs as much as a signature. */
 static void *work(void *argument)
@@ -472,10 +511,10 @@ static void *work(void *argument)
             send_held(worker);
             return NULL;
         }
-        if (index == LISTENER) {
-            send_held(worker);
-            accept_some(server);
-        } else if (serve(worker, index, (uint32_t)(event.data.u64 >> 32), event.events)) {
+        if (beside_slots(worker, index)) {
+            continue;
+        }
+        if (serve(worker, index, (uint32_t)(event.data.u64 >> 32), event.events)) {
             uint64_t now = ring_now_ns();
             since = worker->held_count == 1 ? now : since;
             if (worker->held_count == HELD_MAX || now - since > HOLD_NS) {
@@ -534,6 +573,10 @@ void server_stop(struct server *server)
     if (server->listener >= 0) {
         close(server->listener);
         server->listener = -1;
+    }
+    struct listener *tls = atomic_exchange(&server->tls, NULL);
+    if (tls != NULL) {
+        listener_close(tls); /* connections keep what they need of it */
     }
     for (uint32_t i = 0; i < server->connections.max; i++) {
         struct connection *connection = &server->connections.slots[i];

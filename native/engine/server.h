@@ -8,6 +8,7 @@
 #define HSMSIM_SERVER_H
 
 #include "faults.h"
+#include "listener.h"
 #include "queue.h"
 #include "rights.h"
 
@@ -27,6 +28,8 @@ struct server_parts {
 
 struct server *server_new(const struct server_parts *parts);
 uint64_t server_listen(struct server *server, const char *path);
+/* The TCP port, also while the threads run; takes the listener over. CKR_FUNCTION_REJECTED: there is one. */
+uint64_t server_listen_tls(struct server *server, struct listener *listener);
 uint64_t server_run(struct server *server);
 void server_stop(struct server *server);
 

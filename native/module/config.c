@@ -11,7 +11,7 @@
 #include "json.h"
 #include "log.h"
 
-enum { TIMEOUT_MS = 5000, TIMEOUT_MIN_MS = 100, TIMEOUT_MAX_MS = 600000 };
+enum { CA_SIZE_MAX = 65536, TIMEOUT_MS = 5000, TIMEOUT_MIN_MS = 100, TIMEOUT_MAX_MS = 600000 };
 
 #define REFUSE(...)                                \
     do {                                           \
@@ -75,6 +75,26 @@ static bool check_members(const struct json *object, const struct known *known, 
         }                                                                          \
     } while (0)
 
+/* A server with a socket is on this machine; one of AWS's has none, and means TLS. */
+static bool read_server(struct config_server *server, const struct json *one, const char *where, char *error, size_t error_len)
+{
+    const char *socket_path = json_text(one, "socket", NULL), *host = json_text(one, "hostname", socket_path);
+    if (socket_path != NULL) {
+        if (*socket_path != '/' || !copy(server->socket, sizeof server->socket, socket_path) || !copy(server->name, CONFIG_TEXT, host)) {
+            REFUSE("%s: \"socket\" is an absolute path of at most %d bytes: write the file with `hsmsim configure-pkcs11`", where,
+                   CONFIG_PATH - 1);
+        }
+        return true;
+    }
+    int64_t port = json_number(one, "port", 0);
+    if (host == NULL || *host == '\0' || port < 1 || port > UINT16_MAX || !copy(server->host, sizeof server->host, host)) {
+        REFUSE("%s: a server needs \"socket\", or \"hostname\" and \"port\": write the file with `hsmsim configure-pkcs11`", where);
+    }
+    server->port = (uint16_t)port;
+    snprintf(server->name, sizeof server->name, "%s:%u", host, (unsigned)server->port);
+    return true;
+}
+
 static bool read_servers(struct config_slot *slot, const struct json *servers, const char *where, char *error, size_t error_len)
 {
     if (servers == NULL || servers->type != JSON_ARRAY) {
@@ -83,7 +103,6 @@ static bool read_servers(struct config_slot *slot, const struct json *servers, c
     for (const struct json *one = servers->child; one != NULL; one = one->next) {
         static const struct known known[] = {
             {"hostname", JSON_STRING}, {"port", JSON_NUMBER}, {"enable", JSON_TRUE}, {"socket", JSON_STRING}, {NULL, JSON_NULL}};
-        const char *socket_path = json_text(one, "socket", NULL);
         CHECK_MEMBERS(one, known, "servers[]");
         if (!json_flag(one, "enable", true)) {
             continue;
@@ -91,13 +110,14 @@ static bool read_servers(struct config_slot *slot, const struct json *servers, c
         if (slot->server_count == CONFIG_SERVERS) {
             REFUSE("%s: a cluster has at most %d servers", where, CONFIG_SERVERS);
         }
-        struct config_server *server = &slot->servers[slot->server_count];
-        if (socket_path == NULL || *socket_path != '/' || !copy(server->socket, sizeof server->socket, socket_path) ||
-            !copy(server->name, sizeof server->name, json_text(one, "hostname", socket_path))) {
-            REFUSE("%s: a server needs \"socket\", an absolute path of at most %d bytes: write the file with `hsmsim configure-pkcs11`",
-                   where, CONFIG_PATH - 1);
+        struct config_server *server = &slot->servers[slot->server_count++];
+        if (!read_server(server, one, where, error, error_len)) {
+            return false;
         }
-        slot->server_count++;
+        if (server->port != 0 && slot->ca_file[0] != '/') {
+            REFUSE("%s: without \"socket\" a server is reached by TLS: \"hsm_ca_file\" is to name the customer's CA, an absolute path",
+                   where);
+        }
     }
     if (slot->server_count == 0) {
         REFUSE("%s: no server of the cluster is enabled", where);
@@ -135,6 +155,9 @@ static bool read_cluster(struct config_slot *slot, const struct json *entry, con
                 copy(slot->vantage, sizeof slot->vantage, json_text(own, "vantage", ""));
     if (!fits) {
         REFUSE("%s: names have at most %d bytes", where, CONFIG_TEXT - 1);
+    }
+    if (!copy(slot->ca_file, sizeof slot->ca_file, json_text(cluster, "hsm_ca_file", ""))) {
+        REFUSE("%s: \"hsm_ca_file\" has at most %d bytes", where, CONFIG_FILE - 1);
     }
     return read_servers(slot, json_member(cluster, "servers"), where, error, error_len);
 }
@@ -229,22 +252,57 @@ bool config_parse(struct config *config, const char *text, size_t len, const cha
     return fine;
 }
 
+/* NULL: too large, or errno. The caller frees. */
+static char *read_whole(int fd, size_t max, size_t *len)
+{
+    char *text = malloc(max + 1);
+    ssize_t got = 1;
+    *len = 0;
+    while (text != NULL && got > 0 && *len <= max) {
+        got = read(fd, text + *len, max + 1 - *len);
+        *len += got > 0 ? (size_t)got : 0;
+    }
+    if (got < 0) {
+        free(text);
+        return NULL;
+    }
+    return text;
+}
+
+/* Read with the configuration: a worker that has given up its rights may not be able to. */
+static bool read_authority(struct config_slot *slot, char *error, size_t error_len)
+{
+    bool wanted = false;
+    for (unsigned i = 0; i < slot->server_count; i++) {
+        wanted = wanted || slot->servers[i].port != 0;
+    }
+    if (!wanted) {
+        return true;
+    }
+    int fd = open(slot->ca_file, O_RDONLY | O_CLOEXEC);
+    slot->ca = fd < 0 ? NULL : read_whole(fd, CA_SIZE_MAX, &slot->ca_len);
+    if (slot->ca == NULL || slot->ca_len > CA_SIZE_MAX) {
+        snprintf(error, error_len, "hsm_ca_file names %s, which cannot be read: %s; it is to be the customer's CA, customerCA.crt", slot->ca_file,
+                 slot->ca == NULL ? strerror(errno) : "it is too large");
+    }
+    if (fd >= 0) {
+        close(fd);
+    }
+    return slot->ca != NULL && slot->ca_len <= CA_SIZE_MAX;
+}
+
 static bool read_file(struct config *config, int fd, const char *path, char *error, size_t error_len)
 {
-    char *text = malloc(JSON_SIZE_MAX + 1);
-    size_t len = 0;
-    ssize_t got = 1;
-    while (text != NULL && got > 0 && len <= JSON_SIZE_MAX) {
-        got = read(fd, text + len, JSON_SIZE_MAX + 1 - len);
-        len += got > 0 ? (size_t)got : 0;
+    size_t len;
+    char *text = read_whole(fd, JSON_SIZE_MAX, &len);
+    if (text == NULL) {
+        REFUSE("%s cannot be read: %s; write it with `hsmsim configure-pkcs11`", path, strerror(errno));
     }
-    bool fine = text != NULL && got >= 0;
-    if (fine) {
-        fine = config_parse(config, text, len, path, error, error_len);
-    } else {
-        snprintf(error, error_len, "%s cannot be read: %s; write it with `hsmsim configure-pkcs11`", path, strerror(errno));
-    }
+    bool fine = config_parse(config, text, len, path, error, error_len);
     free(text);
+    for (unsigned i = 0; fine && i < config->slot_count; i++) {
+        fine = read_authority(&config->slots[i], error, error_len);
+    }
     return fine;
 }
 

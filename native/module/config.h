@@ -3,14 +3,17 @@
 #define HSMSIM_CONFIG_H
 
 #include <stdbool.h>
+#include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
-enum { CONFIG_SLOTS = 16, CONFIG_SERVERS = 28, CONFIG_TEXT = 128, CONFIG_PATH = 108 };
+enum { CONFIG_SLOTS = 16, CONFIG_SERVERS = 28, CONFIG_TEXT = 128, CONFIG_PATH = 108, CONFIG_FILE = 4096 };
 
 struct config_server {
-    char name[CONFIG_TEXT];
+    char name[CONFIG_TEXT + 8]; /* for people */
     char socket[CONFIG_PATH];
+    char host[CONFIG_TEXT];
+    uint16_t port; /* 0: the socket; else TLS to this port of the host */
 };
 
 struct config_slot {
@@ -19,6 +22,9 @@ struct config_slot {
     char partition[CONFIG_TEXT];
     char vantage[CONFIG_TEXT];
     uid_t uid;      /* of the HSM processes */
+    char ca_file[CONFIG_FILE];
+    char *ca; /* what it says; NULL: not read */
+    size_t ca_len;
     bool check_off; /* the key availability check */
     struct config_server servers[CONFIG_SERVERS];
     unsigned server_count;
@@ -36,10 +42,10 @@ struct config {
     unsigned timeout_ms;
     enum config_log log_type;
     int log_level;
-    char log_file[4096];
+    char log_file[CONFIG_FILE];
 };
 
-/* Reads the file, or finds it if `path` is NULL. false with a sentence in `error`. */
+/* Reads the file, or finds it if `path` is NULL, and those that it names. false with a sentence in `error`. */
 bool config_load(struct config *config, const char *path, char *error, size_t error_len);
 /* One text; `where` names it in the sentence. */
 bool config_parse(struct config *config, const char *text, size_t len, const char *where, char *error, size_t error_len);

@@ -1,4 +1,5 @@
-/* One connection to one HSM: a unix socket in a folder that nobody else can write, to a process of the configured user. */
+/* One connection to one HSM: a unix socket in a folder that nobody else can write, to a process of the configured user; or TCP
+ * (link_tls.c). */
 #include <assert.h>
 #include <errno.h>
 #include <limits.h>
@@ -51,6 +52,9 @@ enum link_result link_open(struct link *link, const struct config_server *server
     struct sockaddr_un address = {.sun_family = AF_UNIX};
     static_assert(sizeof server->socket <= sizeof address.sun_path, "a configured path fits");
     link_close(link);
+    if (server->port != 0) {
+        return link_tls_open(link, server, timeout_ms);
+    }
     if (!folder_is_safe(server->socket, uid)) {
         slot_complain(link->slot, "the folder of %s is not root's or user %u's alone: no PIN goes there; write the configuration "
                       "again with `hsmsim configure-pkcs11`", server->socket, (unsigned)uid);
@@ -85,6 +89,7 @@ enum link_result link_open(struct link *link, const struct config_server *server
 void link_close(struct link *link)
 {
     link_ring_close(link);
+    link_tls_close(link);
     if (link->fd >= 0) {
         close(link->fd);
         link->fd = -1;
@@ -131,6 +136,9 @@ static int64_t now_ms(void)
 
 static bool send_all(struct link *link, int64_t deadline, bool *sent)
 {
+    if (link->tls != NULL) {
+        return link_tls_send(link, deadline, sent);
+    }
     for (size_t at = 0; at < link->out_len;) {
         ssize_t some = send(link->fd, link->out + at, link->out_len - at, MSG_NOSIGNAL);
         if (some < 0 && errno == EINTR) {
@@ -165,11 +173,19 @@ static bool wait_readable(int fd, int64_t deadline)
     }
 }
 
+static ssize_t receive_some(struct link *link, uint8_t *out, size_t room, int64_t deadline)
+{
+    if (link->tls != NULL) {
+        return link_tls_receive(link, out, room, deadline);
+    }
+    return wait_readable(link->fd, deadline) ? recv(link->fd, out, room, MSG_DONTWAIT) : 0;
+}
+
 /* Reads until `want` bytes are there, and what else came with them. */
 static bool receive(struct link *link, size_t *have, size_t want, int64_t deadline)
 {
     while (*have < want) {
-        ssize_t some = wait_readable(link->fd, deadline) ? recv(link->fd, link->in + *have, link->in_cap - *have, MSG_DONTWAIT) : 0;
+        ssize_t some = receive_some(link, link->in + *have, link->in_cap - *have, deadline);
         if (some < 0 && (errno == EINTR || errno == EAGAIN)) {
             continue;
         }

@@ -32,6 +32,7 @@ struct link_ring {
 struct link {
     struct slot *slot;
     int fd;
+    struct ssl_st *tls; /* NULL: a unix socket */
     bool busy; /* a thread's, from call_begin to call_end; under the slot's lock */
     struct link_ring ring;
     unsigned generation; /* of the slot's client that it joined */
@@ -57,6 +58,7 @@ enum mode { MODE_UNKNOWN, MODE_FIPS, MODE_NON_FIPS };
 struct slot {
     CK_SLOT_ID id;
     const struct config_slot *config;
+    struct slot_tls *tls; /* NULL until a link needs it; link_tls.c */
     pthread_mutex_t lock;
     pthread_cond_t link_free;
     unsigned link_waiters;
@@ -124,6 +126,15 @@ static inline bool op_hot(uint16_t op)
 {
     return (op & 0x0F00) == 0x0100;
 }
+
+/* link_tls.c: the same over TCP. The slot's lock is held. */
+enum link_result link_tls_open(struct link *link, const struct config_server *server, unsigned timeout_ms);
+void link_tls_close(struct link *link);
+bool link_tls_send(struct link *link, int64_t deadline, bool *sent);
+/* At least one byte; 0: none before the deadline, or none any more. */
+ssize_t link_tls_receive(struct link *link, uint8_t *out, size_t room, int64_t deadline);
+/* No link of the slot has any TLS left. */
+void slot_tls_free(struct slot *slot);
 
 /* link_ring.c. open: once, on a connected link with nothing under way. Without shared memory (an HSM that has none to give,
  * a limit, a filter) LINK_OK all the same; LINK_LOST: the connection is of no more use. */

@@ -62,6 +62,7 @@ static void wipe_link(struct link *link, bool forked)
 {
     if (forked) {
         link_ring_forget(link);
+        link->tls = NULL;
         link->busy = false;
     }
     if (link->busy) {
@@ -85,8 +86,13 @@ void slots_close(bool wipe_only)
 {
     for (unsigned i = 0; i < slots.count; i++) {
         struct slot *slot = slots.all[i];
+        bool idle = true;
         for (unsigned j = 0; j < SLOT_LINKS; j++) {
+            idle = idle && !slot->links[j].busy;
             wipe_link(&slot->links[j], wipe_only);
+        }
+        if (!wipe_only && idle) {
+            slot_tls_free(slot);
         }
         if (!wipe_only) {
             OPENSSL_cleanse(slot->credentials, sizeof *slot->credentials);

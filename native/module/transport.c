@@ -170,13 +170,33 @@ void slot_complain(struct slot *slot, const char *format, ...)
     slot->complained = true;
 }
 
+/* By TCP an address does not say whose HSM it is, and the customer's CA may stand behind several clusters. */
+static CK_RV require_cluster(struct link *link, const struct config_server *where)
+{
+    const struct config_slot *config = link->slot->config;
+    struct wire_reader reader;
+    struct wire_hsm_info_response found;
+    if (link->tls == NULL || config->cluster[0] == '\0') {
+        return CKR_OK;
+    }
+    CKR_REQUIRE(link_room(link, HELLO_ROOM), CKR_HOST_MEMORY);
+    CKR_TRY(ask(link, WIRE_OP_HSM_INFO, 0, &reader));
+    CKR_TRY(CKR_WIRE(wire_get_hsm_info_response(&reader, &found)));
+    if (found.cluster_id.len == strlen(config->cluster) && memcmp(found.cluster_id.data, config->cluster, found.cluster_id.len) == 0) {
+        return CKR_OK;
+    }
+    slot_complain(link->slot, "no PIN goes to %s: it is an HSM of another cluster than %s", where->name, config->cluster);
+    return CKR_DEVICE_REMOVED;
+}
+
 /* A new client on one server. CKR_DEVICE_REMOVED: try the next one. */
 static CK_RV establish_on(struct link *link, unsigned server)
 {
     struct slot *slot = link->slot;
     const struct config_server *where = &slot->config->servers[server];
     CKR_REQUIRE(link_open(link, where, slot->config->uid, module_config()->timeout_ms) == LINK_OK, CKR_DEVICE_REMOVED);
-    CK_RV rv = say_hello(link, false);
+    CK_RV rv = require_cluster(link, where);
+    rv = rv == CKR_OK ? say_hello(link, false) : rv;
     rv = rv == CKR_OK ? bring_sessions(link) : rv;
     rv = rv == CKR_OK ? bring_login(link) : rv;
     if (rv == CKR_TOKEN_NOT_PRESENT) {

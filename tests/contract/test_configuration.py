@@ -82,7 +82,7 @@ def _with(content: Any, path: str, value: Any) -> Any:
         ("clusters.0.cluster.servers.0.enable", "no", "enable wants true or false"),
         ("clusters.0.cluster.servers.0.socket", "run/hsm.sock", "an absolute path of at most 107 bytes"),
         ("clusters.0.cluster.servers.0.socket", "/" + "x" * 107, "an absolute path of at most 107 bytes"),
-        ("clusters.0.cluster.servers.0.socket", None, 'a server needs "socket"'),
+        ("clusters.0.cluster.servers.0.socket", None, '"hsm_ca_file" is to name the customer'),
         ("clusters.0.cluster.options", True, "options wants an object"),
         ("clusters.0.cluster.options.disable_key_availability_check", "true", "wants true or false"),
         ("clusters.0.hsmsim.uid", "root", "uid wants a number"),

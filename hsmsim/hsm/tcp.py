@@ -1,0 +1,63 @@
+"""This HSM's TCP port: TLS 1.3 under the cluster's certificate, so there is none before the customer has signed that.
+
+The key of the certificate is the cluster's masked one: the engine opens it, no Python object does.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Final, Protocol
+
+from hsmsim.cluster.model import IdentityRow
+from hsmsim.crypto import certificates
+from hsmsim.errors import HsmsimError
+from hsmsim.hsm import certify
+
+if TYPE_CHECKING:
+    from hsmsim.cluster.model import Change
+    from hsmsim.hsm.engine import Material
+
+_LOG = logging.getLogger(__name__)
+_PORT_MAX: Final = 65535
+
+
+class Engine(Protocol):
+    """What is asked of the engine."""
+
+    def listen_tls(self, address: str, port: int, chain: bytes, key: Material) -> None:
+        """Open the port."""
+
+
+def parse(listen: str) -> tuple[str, int]:
+    """Return address and port of "0.0.0.0:2223" or "[::]:2223"; HsmsimError."""
+    address, _, port = listen.rpartition(":")
+    if not address or not port.isascii() or not port.isdigit() or not 0 < int(port) <= _PORT_MAX:
+        raise HsmsimError(f"An HSM listens at an address and a port, such as 0.0.0.0:2223 or [::]:2223; not {listen!r}.")
+    return address.removeprefix("[").removesuffix("]"), int(port)
+
+
+class Port:
+    """Opened once, at the start or when the cluster gets its certificate."""
+
+    def __init__(self, engine: Engine, listen: str) -> None:
+        self._engine = engine
+        self._address, self._port = parse(listen)
+        self._open = False
+
+    def open(self, identity: IdentityRow) -> None:
+        """Listen, if there is a certificate; HsmsimError says why that does not work."""
+        if self._open or not identity.certificate:
+            return
+        chain = certificates.as_pem(identity.certificate) + certificates.issuers(identity.trust_anchor)
+        self._engine.listen_tls(self._address, self._port, chain, certify.material(identity))
+        self._open = True
+        _LOG.info("Listening at %s, port %d, with TLS.", self._address, self._port)
+
+    def on_change(self, change: Change) -> None:
+        """Follow the rows. The cluster has its certificate whether this HSM gets its port or not."""
+        for row in change.rows:
+            if isinstance(row, IdentityRow):
+                try:
+                    self.open(row)
+                except HsmsimError as error:
+                    _LOG.error("%s Start this HSM again when that is mended.", error)
