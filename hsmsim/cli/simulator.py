@@ -130,9 +130,13 @@ def up(
 
 
 def _introduce(places: Places, ready: quickstart.Ready) -> None:
-    account = state.load(places).account
+    fleet = state.load(places)
+    account = fleet.account
     click.echo(f"\n{ready.cluster_id} is ACTIVE with {len(ready.hsm_ids)} HSMs: {', '.join(ready.hsm_ids)}")
     click.echo(f"  module  {ready.module}\n  token   {ready.token}\n  PIN     {ready.pin}\n  state   {places.home}")
+    if fleet.host:
+        ports = ", ".join(str(hsm.port) for hsm in fleet.cluster(ready.cluster_id).hsms)
+        click.echo(f"  TCP     {fleet.host}, ports {ports}: hsmsim configure-pkcs11 --tls")
     if os.geteuid() == 0 and not account:
         click.echo("  note    the HSMs run as root: there is no system user hsmsim, or it cannot reach the folders")
 

@@ -6,6 +6,7 @@ listens on. The port opens when the cluster has its certificate (hsmsim.hsm.tcp)
 
 from __future__ import annotations
 
+import errno
 import socket
 from dataclasses import replace
 from ipaddress import IPv6Address, ip_address
@@ -29,7 +30,9 @@ def choose(places: Places, host: str) -> None:
     try:
         ip_address(host)
     except ValueError as error:
-        raise HsmsimError(f"{host!r} is no IP address. Of this machine: 127.0.0.1; all that it has: 0.0.0.0.") from error
+        raise HsmsimError(
+            f"{host!r} is no IP address. Of this machine: 127.0.0.1; all that it has: 0.0.0.0."
+        ) from error
     fleet = state.load(places)
     if fleet.host == host:
         return
@@ -64,18 +67,9 @@ def _is_free(host: str, port: int) -> bool:
         try:
             probe.bind((host, port))
         except OSError as error:
-            if ip_address(host).is_unspecified or ip_address(host).is_loopback or _is_own(host):
+            if error.errno == errno.EADDRINUSE:
                 return False
             raise HsmsimError(f"{host} is no address of this machine: {error.strerror}.") from error
-        return True
-
-
-def _is_own(host: str) -> bool:
-    with socket.socket(_family(host), socket.SOCK_STREAM | socket.SOCK_CLOEXEC) as probe:
-        try:
-            probe.bind((host, 0))
-        except OSError:
-            return False
         return True
 
 
@@ -84,7 +78,9 @@ def reach(places: Places, where: Where) -> Where:
     fleet = state.load(places)
     ports = {places.socket(hsm.hsm_id): hsm.port for hsm in fleet.hsms()}
     if not fleet.host or not all(ports.get(server.socket) for server in where.servers):
-        raise HsmsimError("The HSMs have no TCP ports. Give them some: hsmsim down, hsmsim up --detach --hsm-host ADDRESS")
+        raise HsmsimError(
+            "The HSMs have no TCP ports. Give them some: hsmsim down, hsmsim up --detach --hsm-host ADDRESS"
+        )
     address = fleet.host
     if ip_address(address).is_unspecified:
         address = "::1" if _family(address) == socket.AF_INET6 else "127.0.0.1"

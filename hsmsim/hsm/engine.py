@@ -35,7 +35,10 @@ KEY_TOKEN: Final = 2
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """A request that Python answers. payload has its secrets zeroed; miss: a hot operation on a key not loaded."""
+    """A request that Python answers. payload has its secrets zeroed; miss: a hot operation on a key not loaded.
+
+    party: who takes turns with others, a user of this machine or an address.
+    """
 
     id: int
     client: int
@@ -43,6 +46,7 @@ class Request:
     op: int
     pid: int
     uid: int
+    party: int
     miss: bool
     payload: bytes
 
@@ -249,7 +253,7 @@ class Engine:
         if got == 0:
             return None
         payload = bytes(_ffi.buffer(out.payload, out.len)) if out.len else b""
-        return Request(out.id, out.client, out.session, out.op, out.pid, out.uid, bool(out.miss), payload)
+        return Request(out.id, out.client, out.session, out.op, out.pid, out.uid, out.party, bool(out.miss), payload)
 
     def reply(self, request: int, rv: int, payload: bytes = b"") -> None:
         """Answer a request."""

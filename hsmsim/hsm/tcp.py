@@ -32,7 +32,9 @@ def parse(listen: str) -> tuple[str, int]:
     """Return address and port of "0.0.0.0:2223" or "[::]:2223"; HsmsimError."""
     address, _, port = listen.rpartition(":")
     if not address or not port.isascii() or not port.isdigit() or not 0 < int(port) <= _PORT_MAX:
-        raise HsmsimError(f"An HSM listens at an address and a port, such as 0.0.0.0:2223 or [::]:2223; not {listen!r}.")
+        raise HsmsimError(
+            f"An HSM listens at an address and a port, such as 0.0.0.0:2223 or [::]:2223; not {listen!r}."
+        )
     return address.removeprefix("[").removesuffix("]"), int(port)
 
 

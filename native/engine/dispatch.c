@@ -107,6 +107,7 @@ static enum outcome ask_firmware(struct dispatch *shared, struct executor *execu
     held->miss = miss;
     held->pid = request->pid;
     held->uid = request->uid;
+    held->party = request->party;
     queue_put(shared->queue, held);
     return PARKED;
 }

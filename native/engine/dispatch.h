@@ -31,6 +31,7 @@ struct request {
     struct client *client; /* NULL: no HELLO yet; alive while the request is worked on */
     int32_t pid;
     uint32_t uid;
+    uint64_t party;
     struct wire_header header;
     const uint8_t *payload;
     size_t room; /* for the answer's frame */

@@ -224,6 +224,7 @@ int he_next(he_engine *engine, he_request *out, int timeout_ms)
         .op = held->header.op,
         .pid = held->pid,
         .uid = held->uid,
+        .party = held->party,
         .miss = held->miss,
         .payload = held->redacted,
         .len = held->len,

@@ -106,6 +106,7 @@ typedef struct {
     uint32_t op;
     int32_t pid;      /* SO_PEERCRED of the connection; by TCP 0 */
     uint32_t uid;     /* by TCP UINT32_MAX, which is nobody's */
+    uint64_t party;   /* whose turn it is: the uid, or by TCP a number of the address that is no uid */
     uint32_t miss;    /* 1: a hot operation whose key the engine does not hold, or any in reference mode */
     const uint8_t *payload; /* valid until the reply; secrets zeroed */
     size_t len;

@@ -25,6 +25,7 @@ struct held {
     bool miss;
     int32_t pid;
     uint32_t uid;
+    uint64_t party;
     struct secret payload; /* unredacted */
     uint8_t *redacted;
     size_t len;

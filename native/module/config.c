@@ -303,6 +303,9 @@ static bool read_file(struct config *config, int fd, const char *path, char *err
     for (unsigned i = 0; fine && i < config->slot_count; i++) {
         fine = read_authority(&config->slots[i], error, error_len);
     }
+    for (unsigned i = 0; !fine && i < config->slot_count; i++) {
+        free(config->slots[i].ca);
+    }
     return fine;
 }
 

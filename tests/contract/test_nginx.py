@@ -10,6 +10,7 @@ import subprocess
 import threading
 import time
 from contextlib import contextmanager
+from dataclasses import replace
 from http.client import HTTPSConnection
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -164,6 +165,25 @@ def test_workers_serve_from_keys_in_the_hsm(simulator: Simulator, folder: Path, 
         errors = (folder / "error.log").read_text()
         assert "[crit]" not in errors
         assert "exited on signal" not in errors
+
+
+def test_workers_reach_the_hsms_by_tcp(new_simulator: Callable[..., Simulator], folder: Path) -> None:
+    """The CA is read once, by the master; each worker has TLS of its own."""
+    simulator = new_simulator()
+    simulator.run("down")
+    simulator.run("up", "--detach", "--no-gateway", "--hsm-host", "127.0.0.1")
+    simulator.run("configure-pkcs11", "--tls", "--output", str(folder / "pkcs11.cfg"))
+    by_tcp = replace(simulator, ready=replace(simulator.ready, module_config=folder / "pkcs11.cfg"))
+    for label, options in KINDS.items():
+        by_tcp.run("key", "generate", *options, "--label", label)
+    with serving(by_tcp, folder) as (server, ports):
+        until_it_answers(server, folder, ports)
+        (folder / "customerCA.crt").unlink()
+        first = workers_of(server.pid)
+        _under_load(folder, ports, lambda seen: seen == first)
+        simulator.kill(0)
+        _under_load(folder, ports, lambda seen: seen == first)
+        assert "[crit]" not in (folder / "error.log").read_text()
 
 
 def _under_load(

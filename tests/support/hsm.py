@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import pytest
 from support.mortal import ARMED
 
+from hsmsim.demo.nginx import free_port
 from hsmsim.errors import CkrError
 from hsmsim.fleet import customer
 from hsmsim.hsm import messages as m
@@ -338,6 +339,7 @@ class Cluster:
     model: str = "hsm2m.medium"
     program: tuple[str, ...] = PROGRAM
     database: str = ""
+    tcp: bool = False
     hsms: list[Hsm] = field(default_factory=list)
 
     @property
@@ -361,6 +363,8 @@ class Cluster:
             "mode": self.mode,
             "images": str(self.home / "images"),
         }
+        if self.tcp:
+            config["listen"] = f"127.0.0.1:{free_port()}"
         hsm = Hsm(self.home, hsm_id, config, self.program)
         self.hsms.append(hsm)
         return hsm.start()
@@ -389,12 +393,13 @@ def cluster(
     mode: str = "NON_FIPS",
     program: tuple[str, ...] = PROGRAM,
     database: str = "",
+    tcp: bool = False,
 ) -> Iterator[Cluster]:
-    """An active cluster, gone at the end. database: a URL, empty for a file of its own."""
+    """An active cluster, gone at the end. database: a URL, empty for a file of its own; tcp: with ports."""
     home = Path(tempfile.mkdtemp(prefix="hsmsim-firmware-"))
     if not database and os.environ.get(ON_POSTGRESQL):
         database = in_schema(os.environ[ON_POSTGRESQL], f"cluster_{secrets.token_hex(8)}")
-    made = Cluster(home, engine, check, mode, program=program, database=database)
+    made = Cluster(home, engine, check, mode, program=program, database=database, tcp=tcp)
     (home / "images").mkdir(mode=0o700)
     try:
         for _ in range(hsms):

@@ -79,7 +79,7 @@ PASSWORDS: Final = frozenset(
 )
 WAIT_MS: Final = 200
 DRAIN_SECONDS: Final = 3.0
-_STOP: Final = -1  # nobody's uid
+_STOP: Final = -1  # nobody
 
 
 class Dispatcher:
@@ -87,7 +87,8 @@ class Dispatcher:
 
     One takes the requests in and gives each to its group, so that no group holds up another: HSMs answer each other
     while all handlers wait for another HSM to apply a revocation, and a guesser of passwords delays passwords only.
-    Within a group the users of the machine take turns: whoever floods an HSM waits behind himself.
+    Within a group the users of the machine, and the addresses that TCP brings, take turns: whoever floods an HSM waits
+    behind himself.
     """
 
     def __init__(self, state: State) -> None:
@@ -129,11 +130,11 @@ class Dispatcher:
             if request is None:
                 continue
             if request.op in PEERS:
-                self._peers.put(request.uid, request)
+                self._peers.put(request.party, request)
             elif request.op in PASSWORDS:
-                self._passwords.put(request.uid, request)
+                self._passwords.put(request.party, request)
             else:
-                self._general.put(request.uid, request)
+                self._general.put(request.party, request)
 
     def _work(self, group: FairQueue[Request | None]) -> None:
         while (request := group.get()) is not None:
