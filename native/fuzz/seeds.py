@@ -270,6 +270,12 @@ def config() -> Seeds:
     yield "whole", json.dumps(whole, indent=2).encode()
     two = {"cluster": {"servers": [server, server | {"enable": False}]}}
     yield "two-servers", json.dumps(whole | {"clusters": [two] * 2}).encode()
+    tcp = {
+        "cluster_id": "cluster-1",
+        "hsm_ca_file": "/etc/ca",
+        "servers": [{"hostname": "hsm-1", "port": 2223}, server],
+    }
+    yield "by-tcp", json.dumps(whole | {"clusters": [{"cluster": tcp}]}).encode()
     yield "array-for-object", json.dumps(whole | {"hsmsim": [1], "logging": ["x"]}).encode()
     yield "escapes", b'{"clusters": "\\u00e9\\u20ac\\n\\"", "x": [-1, null, {"a": {}}]}'
     yield "deep", b"[" * 20

@@ -291,6 +291,14 @@ static bool read_authority(struct config_slot *slot, char *error, size_t error_l
     return slot->ca != NULL && slot->ca_len <= CA_SIZE_MAX;
 }
 
+static void forget_authorities(struct config *config)
+{
+    for (unsigned i = 0; i < config->slot_count; i++) {
+        free(config->slots[i].ca);
+        config->slots[i].ca = NULL;
+    }
+}
+
 static bool read_file(struct config *config, int fd, const char *path, char *error, size_t error_len)
 {
     size_t len;
@@ -298,13 +306,14 @@ static bool read_file(struct config *config, int fd, const char *path, char *err
     if (text == NULL) {
         REFUSE("%s cannot be read: %s; write it with `hsmsim configure-pkcs11`", path, strerror(errno));
     }
+    forget_authorities(config); /* of an earlier file */
     bool fine = config_parse(config, text, len, path, error, error_len);
     free(text);
     for (unsigned i = 0; fine && i < config->slot_count; i++) {
         fine = read_authority(&config->slots[i], error, error_len);
     }
-    for (unsigned i = 0; !fine && i < config->slot_count; i++) {
-        free(config->slots[i].ca);
+    if (!fine) {
+        forget_authorities(config);
     }
     return fine;
 }

@@ -177,7 +177,7 @@ def test_workers_reach_the_hsms_by_tcp(new_simulator: Callable[..., Simulator], 
     for label, options in KINDS.items():
         by_tcp.run("key", "generate", *options, "--label", label)
     with serving(by_tcp, folder) as (server, ports):
-        until_it_answers(server, folder, ports)
+        until_it_answers(server, folder, "contract-ec", ports["contract-ec"])
         (folder / "customerCA.crt").unlink()
         first = workers_of(server.pid)
         _under_load(folder, ports, lambda seen: seen == first)

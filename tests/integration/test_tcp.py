@@ -26,6 +26,7 @@ from hsmsim.fleet.locate import Server, Where
 from hsmsim.hsm import tcp
 from hsmsim.hsm.cryptoki import CKA, CKM, CKR
 from hsmsim.hsm.messages import Op
+from hsmsim.native import Signer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -146,6 +147,21 @@ def test_a_fork_leaves_the_parents_connection_alone(served: Cluster, tmp_path: P
         [sys.executable, "-c", FORK], env=environment, capture_output=True, text=True, timeout=60, check=False
     )
     assert (done.returncode, done.stdout) == (0, "1\n"), done.stderr
+
+
+def test_many_signatures_from_one_thread(served: Cluster, tmp_path: Path) -> None:
+    environment = both(served, tmp_path)
+    with Module(environment) as module:
+        session = module.session(PIN)
+        pair = session.pair(
+            CKM.EC_KEY_PAIR_GEN, {**P256, CKA.TOKEN: True}, {CKA.SIGN: True, CKA.TOKEN: True, CKA.LABEL: b"many"}
+        )
+        digests = [number.to_bytes(32) for number in range(300)]
+        with Signer(environment["HSMSIM_PKCS11_CONFIG"], pin=PIN) as signer:
+            signatures = signer.sign_many(signer.key(label="many"), digests)
+        for digest, signature in zip(digests, signatures, strict=True):
+            session.verify(CKM.ECDSA, pair[0], digest, signature)
+        session.destroy(*pair)
 
 
 def test_pkcs11_tool_signs(served: Cluster, tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import pytest
 from support.mortal import ARMED
 
-from hsmsim.demo.nginx import free_port
+from hsmsim.bench.serve import free_port
 from hsmsim.errors import CkrError
 from hsmsim.fleet import customer
 from hsmsim.hsm import messages as m
