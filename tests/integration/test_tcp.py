@@ -10,7 +10,6 @@ import ssl
 import struct
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +32,6 @@ if TYPE_CHECKING:
 
 P256 = {CKA.EC_PARAMS: bytes.fromhex("06082a8648ce3d030107")}
 PIN = f"alice:{USERS['alice']}"
-HANDSHAKE_SECONDS = 5
 HSM_INFO = struct.pack("<IHHQQQ", 0, Op.HSM_INFO, 0, 1, 0, 0)
 
 
@@ -212,12 +210,16 @@ def _silent(one: socket.socket) -> None:
         pass
 
 
+def _never(_served: Cluster, _folder: Path) -> Callable[[socket.socket], None]:
+    return _silent
+
+
 @pytest.mark.parametrize(
     ("made", "says"),
     [
         (lambda _s, _f: _plain, "does not speak TLS"),
         (_older, "does not speak TLS 1.3"),
-        (lambda _s, _f: _silent, "did not answer the TLS handshake in time"),
+        (_never, "did not answer the TLS handshake in time"),
         (lambda _s, _f: lambda _one: None, "ended the connection in the TLS handshake"),
         (lambda s, f: speaks(issue(s.home / "customer", f, days=-1)), "has expired"),
         (lambda s, f: speaks(issue(s.home / "customer", f, "www.example.org")), "common name does not begin with HSM:"),
@@ -228,7 +230,8 @@ def test_no_pin_goes_to(
     made: Any, says: str, served: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with server(made(served, tmp_path)) as port:
-        environment = configured(tmp_path, [port], authority(served), timeout_ms=500)
+        patience = 500 if made is _never else 20_000
+        environment = configured(tmp_path, [port], authority(served), timeout_ms=patience)
         line = _refusing(environment, capfd)
     assert line.startswith(f"no PIN goes to 127.0.0.1:{port}: ")
     assert line.endswith(says) or says in line
@@ -279,30 +282,17 @@ def test_tls_1_3_or_nothing(served: Cluster) -> None:
         assert answer == b"" or plain.recv(1024) == b""
 
 
-def _closed(one: socket.socket) -> bool:
-    try:
-        return one.recv(1) == b""
-    except BlockingIOError:
-        return False
-    except ConnectionResetError:
-        return True
-
-
 def test_slow_handshakes_hold_up_nobody(served: Cluster, tmp_path: Path) -> None:
-    started = time.monotonic()
+    """How long they may take: tests/native/test_engine_tls.c."""
     slow = [connect(served) for _ in range(150)]
     try:
         for one in slow:
             one.sendall(b"\x16\x03\x01\x02\x00\x01")
-            one.settimeout(0)
         with Module(configured(tmp_path, [port_of(served)], authority(served))) as module:
             session = module.session(PIN)
             private = session.pair(CKM.EC_KEY_PAIR_GEN, P256, {CKA.SIGN: True})[1]
             for _ in range(50):
                 assert len(session.whole("Sign", CKM.ECDSA, private, bytes(32))) == 64
-            eventually(lambda: all(_closed(one) for one in slow), 30)
-            assert time.monotonic() - started >= HANDSHAKE_SECONDS
-            assert len(session.whole("Sign", CKM.ECDSA, private, bytes(32))) == 64
     finally:
         for one in slow:
             one.close()
