@@ -107,8 +107,10 @@ static void decide(const he_request *request)
         CHECK(wire_get_hello_request(&reader, &hello) == WIRE_OK);
         uint8_t cookie[16];
         atomic_store(&latest, request->client);
-        CHECK(he_client_bind(engine, request->client, 1) == CKR_OK);
-        CHECK(he_client_cookie(engine, request->client, cookie) == CKR_OK);
+        if (he_client_bind(engine, request->client, 1) != CKR_OK || he_client_cookie(engine, request->client, cookie) != CKR_OK) {
+            he_reply(engine, request->id, CKR_DEVICE_REMOVED, NULL, 0); /* it was killed meanwhile */
+            return;
+        }
         const struct wire_hello_response response = {.client = request->client, .cookie = wire_bytes(cookie, 16), .partition_id = 1};
         CHECK(wire_put_hello_response(&writer, &response) == WIRE_OK);
         CHECK(he_reply(engine, request->id, CKR_OK, out, writer.len) == CKR_OK);
@@ -126,18 +128,19 @@ static void decide(const he_request *request)
         int found;
         CHECK(he_secret_contains(engine, request->id, offset, login.password.len, 's', &found) == CKR_OK && found);
         CHECK(he_secret_contains(engine, request->id, offset, request->len, 's', &found) == CKR_ARGUMENTS_BAD);
-        CHECK(he_client_user(engine, request->client, 7, 2) == CKR_OK);
+        uint64_t rv = he_client_user(engine, request->client, 7, 2); /* not CKR_OK: it was killed meanwhile */
         const struct wire_login_response response = {.user_id = 7, .role = 2};
         CHECK(wire_put_login_response(&writer, &response) == WIRE_OK);
-        CHECK(he_reply(engine, request->id, CKR_OK, out, writer.len) == CKR_OK);
+        CHECK(he_reply(engine, request->id, rv, out, rv == CKR_OK ? writer.len : 0) == CKR_OK);
     } else if (request->op == WIRE_OP_OPEN_SESSIONS) {
         struct wire_open_sessions_request sessions;
         CHECK(wire_get_open_sessions_request(&reader, &sessions) == WIRE_OK);
-        for (uint32_t i = 0; i < sessions.ids.count; i++) {
+        uint64_t rv = CKR_OK;
+        for (uint32_t i = 0; i < sessions.ids.count && rv == CKR_OK; i++) {
             uint64_t id = wire_list_at(&sessions.ids, i);
-            CHECK(he_client_open_sessions(engine, request->client, &id, 1) == CKR_OK);
+            rv = he_client_open_sessions(engine, request->client, &id, 1);
         }
-        CHECK(he_reply(engine, request->id, CKR_OK, NULL, 0) == CKR_OK);
+        CHECK(he_reply(engine, request->id, rv, NULL, 0) == CKR_OK);
     } else if (request->miss) {
         struct wire_sign_request sign;
         CHECK(wire_get_sign_request(&reader, &sign) == WIRE_OK);
