@@ -246,8 +246,7 @@ def give(path: Path | int, account: str) -> None:
 
 def make_home(places: Places, account: str = "") -> None:
     """Make the state folder; HsmsimError if it is somebody else's or open to others."""
-    if not places.home.exists():
-        places.home.mkdir(mode=0o700, parents=True)
+    places.home.mkdir(mode=0o700, parents=True, exist_ok=True)
     found = places.home.stat()
     if found.st_uid != os.geteuid():
         raise HsmsimError(f"{places.home} belongs to another user. Set HSMSIM_HOME to a folder of your own.")
