@@ -64,6 +64,7 @@ class Peer:
         self.applied = 0  # the highest version that it says it has applied
         self.heard = 0  # start of the last exchange after which this HSM was up to date with it; monotonic ns
         self.linked = False
+        self.made = clock.monotonic_ns()
         self._replica = replica
         self._keyring = keyring
         self._clock = clock
@@ -83,6 +84,11 @@ class Peer:
         """End soon."""
         with self._wake:
             self._stopping = True
+            self._wake.notify()
+
+    def nudge(self) -> None:
+        """Try now: it has come up."""
+        with self._wake:
             self._wake.notify()
 
     def want(self, version: int) -> None:

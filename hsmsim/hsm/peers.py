@@ -148,6 +148,18 @@ class Links:
         now = self._clock.monotonic_ns()
         return 1 + sum(peer.alive(now, LEASE_NS) for peer in list(self._peers.values()))
 
+    def enough(self, count: int) -> bool:
+        """Return whether so many HSMs are up; for one that is just being found it waits, no longer than a lease."""
+        start = self._clock.monotonic_ns()
+        self._meet()
+        with self._news:
+            while self.live() < count:
+                now = self._clock.monotonic_ns()
+                if now - start > LEASE_NS or not any(self._found(peer, now) for peer in self._peers.values()):
+                    return False
+                self._news.wait(0.05)
+        return True
+
     def serving(self) -> bool:
         """Whether this HSM's lease holds."""
         return self._clock.monotonic_ns() < self._deadline
@@ -187,6 +199,10 @@ class Links:
 
     # ---- waiting --------------------------------------------------------------------------------------------------
 
+    def _found(self, peer: Peer, now: int) -> bool:
+        """Whether a member that was not heard may be in a moment: the link is new, or the member speaks to this HSM."""
+        return now - max(peer.made, self._answered.get(peer.hsm_id, 0)) < LEASE_NS
+
     def _wait_for_one(self, version: int, start: int) -> bool:
         with self._news:
             while True:
@@ -194,7 +210,8 @@ class Links:
                 peers = list(self._peers.values())
                 if any(peer.applied >= version for peer in peers):
                     return True
-                if now - start > ONE_NS or not any(peer.alive(now, LEASE_NS) for peer in peers):
+                coming = any(peer.alive(now, LEASE_NS) or self._found(peer, now) for peer in peers)
+                if now - start > ONE_NS or not coming:
                     return False
                 self._news.wait(0.05)
 
@@ -340,6 +357,9 @@ class Links:
             raise CkrError(CKR.ARGUMENTS_BAD, "the proof is wrong")
         self._engine.client_peer(client)
         self._proven[client] = hsm_id
+        self._meet()
+        if hsm_id in self._peers:
+            self._peers[hsm_id].nudge()
         return PeerProveResponse()
 
     def _require_member(self, hsm_id: str) -> None:

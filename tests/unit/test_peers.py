@@ -94,6 +94,19 @@ def test_another_joins_gets_the_masking_key_and_is_heard(cluster: Cluster) -> No
     assert [hsm.replica.alarms for hsm in (one, two)] == [0, 0]
 
 
+def test_hsms_that_have_just_started_are_waited_for_and_dead_ones_are_not(cluster: Cluster) -> None:
+    one, two = cluster.start(A, B)
+    assert one.links.enough(2)
+    assert two.links.enough(2)
+    assert not one.links.enough(3)
+    two.kill()
+    assert not one.links.enough(3)
+    eventually(lambda: not one.links.enough(2))
+    (again,) = cluster.start(B)
+    assert again.links.enough(2)
+    assert one.links.enough(2)
+
+
 def test_hsms_that_start_together_make_one_masking_key(cluster: Cluster) -> None:
     for hsm_id in (A, B, C):
         manufacture(cluster.home, hsm_id)

@@ -40,7 +40,7 @@ def may_create(state: State, client: Client, session: int, given: Attributes, *,
         raise CkrError(CKR.SESSION_READ_ONLY, "a token object needs a read/write session")
     state.require_serving()
     state.require_unlimited()
-    if key and state.wants_two(client) and state.links.live() < 2:  # noqa: PLR2004 - two HSMs
+    if key and state.wants_two(client) and not state.links.enough(2):
         raise CkrError(
             CKR.FUNCTION_FAILED,
             "The key must be available on at least 2 HSMs before being used: start another HSM, "
