@@ -26,6 +26,7 @@ COMMANDS: Final = {
     "user": "hsmsim.cli.user:user",
     "key": "hsmsim.cli.key:key",
     "partition": "hsmsim.cli.partition:partition",
+    "backup": "hsmsim.cli.backup:backup",
     "account": "hsmsim.cli.account:account",
     "services": "hsmsim.cli.services:services",
     "fault": "hsmsim.cli.fault:fault",

@@ -57,6 +57,9 @@ OPERATIONS: Final[dict[type[Any], Operation]] = {
     protocol.Backup: lambda places, roots, one: operations.backup(
         places, roots, one.cluster_id, one.image_id, one.region
     ),
+    protocol.CopyImage: lambda places, roots, one: operations.copy_image(
+        places, roots, one.source_id, one.image_id, one.region
+    ),
     protocol.DescribeImage: lambda places, _, one: operations.describe_image(places, one.image_id),
     protocol.DeleteImage: lambda places, _, one: operations.delete_image(places, one.image_id),
     protocol.ListFaults: lambda places, _, __: faults.list_all(places),

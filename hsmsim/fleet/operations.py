@@ -30,6 +30,7 @@ from hsmsim.hsm.messages import (
     LimitedWriteRequest,
     RemoveMemberRequest,
 )
+from hsmsim.hsm.roots.process import Rewrap
 from hsmsim.hsm.timing import PROFILES
 from hsmsim.ids import is_id
 from hsmsim.storage import files
@@ -349,11 +350,27 @@ def backup(places: Places, roots: Roots, cluster_id: str, image_id: str, region:
 
 def describe_image(places: Places, image_id: str) -> ImageView:
     """Return what an image says of itself; ImageError where it is damaged."""
-    path = imagefile.path_of(places.images_folder, image_id)
+    return view_image(imagefile.path_of(places.images_folder, image_id), image_id)
+
+
+def view_image(path: Path, image_id: str) -> ImageView:
+    """Return what the image in a file says of itself; ImageError."""
     header, envelope = imagefile.heads(path)
     written = imagefile.written(path)
-    ids = (header.image_id, header.cluster_id, envelope.region, header.mode, header.model)
+    ids = (image_id, header.cluster_id, envelope.region, header.mode, header.model)
     return ImageView(*ids, header.version, header.time, written.size, written.digest)
+
+
+def copy_image(places: Places, roots: Roots, source_id: str, image_id: str, region: str) -> ImageView:
+    """Make a copy of an image that a region's backup root opens; one of this id that is there is left alone."""
+    source, target = (imagefile.path_of(places.images_folder, one) for one in (source_id, image_id))
+    if not target.exists():
+        header, envelope = imagefile.heads(source)
+        former, new = (imagefile.context(one, header.image_id) for one in (source_id, image_id))
+        sealed = roots.rewrap(Rewrap(envelope.region, envelope.sealed, former, region, new))
+        imagefile.copy(source, target, imagefile.Envelope(region, sealed))
+    state.give(target, state.load(places).account)
+    return describe_image(places, image_id)
 
 
 def delete_image(places: Places, image_id: str) -> None:

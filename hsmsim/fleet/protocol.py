@@ -114,6 +114,14 @@ class Backup(_Message, frozen=True):
     region: str = "us-east-1"
 
 
+class CopyImage(_Message, frozen=True):
+    """Copy an image for another region."""
+
+    source_id: str
+    image_id: str
+    region: str
+
+
 class DescribeImage(_Message, frozen=True):
     """What is in an image."""
 
@@ -170,6 +178,7 @@ Request = (
     | Initialize
     | LimitedWrite
     | Backup
+    | CopyImage
     | DescribeImage
     | DeleteImage
     | ListFaults

@@ -346,10 +346,12 @@ def _sealed(places: Places, cluster_id: str, hsm_id: str, roots: Roots, image_id
     path = imagefile.path_of(places.images_folder, image_id)
     if not path.exists():
         return b""  # the image is gone: this HSM joins those that were restored from it
-    envelope = imagefile.heads(path)[1]
+    header, envelope = imagefile.heads(path)
     if region and envelope.region != region:
         raise HsmsimError(f"{image_id} is an image of {envelope.region}; copy it to {region} first.")
-    return roots.reseal(Reseal(envelope.region, envelope.sealed, imagefile.context(image_id), hsm_id, cluster_id))
+    return roots.reseal(
+        Reseal(envelope.region, envelope.sealed, imagefile.context(image_id, header.image_id), hsm_id, cluster_id)
+    )
 
 
 def make_images(places: Places, account: str) -> None:

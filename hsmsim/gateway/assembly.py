@@ -32,7 +32,7 @@ _LOG: Final = logging.getLogger("hsmsim.gateway")
 def build(ports: Ports) -> Parts:
     """All of them, connected."""
     directory = open_directory(ports)
-    hsm_service, hsm_worker = build_cloudhsm(ports, directory)
+    hsm_service, hsm_worker, desk = build_cloudhsm(ports, directory)
     return Parts(
         services=(
             iam.build(directory),
@@ -45,17 +45,17 @@ def build(ports: Ports) -> Parts:
         authorizer=IamAuthorizer(directory),
         recorder=History(lambda: ports.wake(retention.NAME)),
         reconcilers=(retention.Retention(ports.database, ports.writer, ports.clock, ports.events), hsm_worker),
-        routes=Accounts(ports.writer, directory, ports.ids, ports.clock).routes(),
+        routes=Accounts(ports.writer, directory, ports.ids, ports.clock).routes() | desk.routes(),
     )
 
 
-def build_cloudhsm(ports: Ports, directory: Directory) -> tuple[Service, Worker]:
-    """CloudHSM, and what makes HSM processes follow its rows."""
+def build_cloudhsm(ports: Ports, directory: Directory) -> tuple[Service, Worker, cloudhsm.Desk]:
+    """CloudHSM, what makes HSM processes follow its rows, and the operator's calls about backups."""
     settings = cloudhsm_rules.settings(ports.time_scale, ports.quotas, ports.unverified)
     network = ec2.network(ports.clock, ports.ids)
-    service = cloudhsm.build(cloudhsm.CloudHsm(network, LinkedRoles(directory), settings, ports.wake))
+    holds = cloudhsm.CloudHsm(network, LinkedRoles(directory), settings, ports.wake)
     worker = Worker(ports.database, ports.writer, ports.clock, ports.ids, ports.fleet, network, settings)
-    return service, worker
+    return cloudhsm.build(holds), worker, cloudhsm.Desk(ports.writer, holds)
 
 
 def open_directory(ports: Ports) -> Directory:

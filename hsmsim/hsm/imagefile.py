@@ -8,6 +8,7 @@ The fleet looks at images without an HSM: it needs no more than this, and not wh
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import struct
 from typing import TYPE_CHECKING, Final, TypeVar
@@ -16,6 +17,7 @@ import msgspec
 
 from hsmsim.errors import HsmsimError
 from hsmsim.ids import is_id
+from hsmsim.storage import files
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 MAGIC: Final = b"hsmsim image 1\r\n"
 HEAD_MAX: Final = 64 * 1024
 IMAGE_MAX: Final = 1 << 30
+PIECE: Final = 1 << 20
 _U32: Final = struct.Struct("<I")
 _DIGEST_BYTES: Final = hashlib.sha256().digest_size
 _Head = TypeVar("_Head", bound=msgspec.Struct)
@@ -34,7 +37,7 @@ class ImageError(HsmsimError):
 
 
 class Header(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """What the image is of; time: simulated seconds since the epoch."""
+    """What the image is of; time: simulated seconds since the epoch. image_id: its name, in every copy of it, too."""
 
     image_id: str
     cluster_id: str
@@ -62,9 +65,12 @@ class Written(msgspec.Struct, frozen=True):
     digest: bytes
 
 
-def context(image_id: str) -> bytes:
-    """Return what the sealed masking key of an image is good for."""
-    return f"backup/{image_id}".encode()
+def context(backup_id: str, image_id: str) -> bytes:
+    """Return what the sealed masking key in a backup's file is good for; image_id: the header's.
+
+    They differ in a copy. Ids have no '/'.
+    """
+    return f"backup/{backup_id}".encode() if backup_id == image_id else f"backup/{backup_id}/{image_id}".encode()
 
 
 def path_of(folder: Path, image_id: str) -> Path:
@@ -92,6 +98,19 @@ def heads(path: Path) -> tuple[Header, Envelope]:
     """Return header and envelope of an image whose digest is right; ImageError says what is wrong."""
     with opened(path) as (file, _):
         return read_head(file, Header), read_head(file, Envelope)
+
+
+def copy(source: Path, target: Path, envelope: Envelope) -> None:
+    """Write an image again, under another envelope: whole, on the disk, or not at all. ImageError."""
+    with opened(source) as (file, body), files.replacing(target) as new:
+        header = read_head(file, Header)
+        read_head(file, Envelope)
+        digest = hashlib.sha256()
+        chunks = iter(lambda: file.read(max(0, min(PIECE, body - file.tell()))), b"")
+        for part in itertools.chain((MAGIC, head(header), head(envelope)), chunks):
+            digest.update(part)
+            new.write(part)
+        new.write(digest.digest())
 
 
 class opened:  # noqa: N801 - a context manager, used like a function
@@ -123,7 +142,7 @@ class opened:  # noqa: N801 - a context manager, used like a function
         digest = hashlib.sha256(MAGIC)
         left = body - len(MAGIC)
         while left > 0:
-            part = self._file.read(min(left, 1 << 20))
+            part = self._file.read(min(left, PIECE))
             if not part:
                 raise ImageError(f"{self._name} became shorter while it was read.")
             digest.update(part)
@@ -142,6 +161,9 @@ def read_head(file: BinaryIO, kind: type[_Head]) -> _Head:
         raise ImageError("The image's header has a length that none has.")
     data = file.read(length)
     try:
-        return msgspec.json.decode(data, type=kind)
+        found = msgspec.json.decode(data, type=kind)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise ImageError(f"The image's {kind.__name__.lower()} is not one: {error}.") from error
+    if msgspec.json.encode(found) != data:  # base64 and JSON have several spellings of one value
+        raise ImageError(f"The image's {kind.__name__.lower()} is not as hsmsim writes it: it was changed.")
+    return found

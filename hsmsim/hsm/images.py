@@ -4,7 +4,8 @@ The rows are sealed under the backup key: 32 bytes that the engine derives from 
 nonce, so that a key seals one image. The envelope holds the masking key, and with it the backup key, sealed to the
 backup root of a region; the process of the roots seals it anew to a certified device of the cluster that is restored.
 So neither the file nor SQL nor the gateway ever gives the masking key. The header is bound to every chunk; the
-envelope is not, because a copy to another region changes it. Members, lockouts and audit records are not in it.
+envelope is not, because a copy to another region changes it: it is bound to the name of its file and to the header's
+image instead (`context`). Members, lockouts and audit records are not in it.
 """
 
 from __future__ import annotations

@@ -106,6 +106,9 @@ class TcpOpening:
 class Network(Protocol):
     """What EC2 does for other services."""
 
+    def has_region(self, region: str) -> bool:
+        """Whether there is a region of this name."""
+
     def subnets(self, tx: Connection, place: Place, ids: Iterable[str]) -> list[SubnetFacts]:
         """Return the subnets in the order of the ids; NO_SUBNET."""
 

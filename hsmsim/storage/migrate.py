@@ -38,7 +38,7 @@ class Schema:
 
 
 CLUSTER: Final = Schema(_FOLDER / "migrations", "0002")
-GATEWAY: Final = Schema(_FOLDER / "gateway_migrations", "0006")
+GATEWAY: Final = Schema(_FOLDER / "gateway_migrations", "0007")
 
 
 def migrate(url: str, schema: Schema = CLUSTER) -> None:

@@ -256,9 +256,10 @@ def test_an_hsm_that_dies_is_degraded_until_it_serves_again(sim: Simulator) -> N
         pass
 
 
-def test_a_cluster_whose_hsm_hangs_delays_no_other(sim: Simulator) -> None:
+def test_a_cluster_whose_hsm_hangs_delays_no_other_and_no_copy(sim: Simulator) -> None:
     hanging, hsm = sim.active()
     sim.settled(hanging)
+    source, far = sim.backups(clusterIds=[hanging], states=["READY"])[0]["BackupId"], sim.client(region="us-west-2")
     pid = launch.pid_of(sim.fleet.places, hsm["HsmId"])
     assert pid is not None
     os.kill(pid, signal.SIGSTOP)
@@ -266,6 +267,8 @@ def test_a_cluster_whose_hsm_hangs_delays_no_other(sim: Simulator) -> None:
         second = sim.client().create_hsm(ClusterId=hanging, AvailabilityZone=f"{REGION}b")["Hsm"]["HsmId"]
         other, _ = sim.active()  # the fleet and the gateway's worker do all that this takes
         sim.add(other, "b")
+        sim.client().copy_backup_to_region(DestinationRegion="us-west-2", BackupId=source)
+        sim.eventually(lambda: far.describe_backups(Filters={"states": ["READY"]})["Backups"])
         found = {one["HsmId"]: one["State"] for one in sim.cluster(hanging)["Hsms"]}
         assert found[second] == "CREATE_IN_PROGRESS"
     finally:

@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
     from hsmsim.gateway.ports import Parts, Ports
-    from hsmsim.services.cloudhsm.model import Scene
 
 
 RETRY_S = (0.1, 0.4)
@@ -46,8 +45,9 @@ class Doom:
         self._armed = os.environ.get("TESTS_DIE_AT", "")
         self._here = threading.local()  # each cluster has a thread of its own
         self._fleet = worker._fleet
-        worker._fleet = self
-        worker._steps = {do: partial(self._run, do.name, step) for do, step in worker._steps.items()}
+        for part in (worker, worker._loose):
+            part._fleet = self
+            part._steps = {do: partial(self._run, do.name, step) for do, step in part._steps.items()}
 
     def arm(self, members: Mapping[str, Any]) -> dict[str, Any]:
         self._armed = members["at"]
@@ -57,10 +57,10 @@ class Doom:
         if self._armed == f"{name} {when}":
             os.kill(os.getpid(), signal.SIGKILL)
 
-    def _run(self, name: str, step: Callable[[Scene, str], None], scene: Scene, id_: str) -> None:
+    def _run(self, name: str, step: Callable[..., None], *arguments: Any) -> None:
         self._at(name, "before")
         self._here.step = name
-        step(scene, id_)
+        step(*arguments)
         self._here.step = ""
         self._at(name, "after")
 

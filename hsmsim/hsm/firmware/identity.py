@@ -137,7 +137,7 @@ def _backup(state: State, message: BackupRequest) -> imagefile.Written:
     snapshot = images.Snapshot(cluster, tuple(rows))
     mode = state.replica.identity.mode
     header = images.header_of(snapshot, image_id, mode, state.settings.model, state.clock.time())
-    envelope = imagefile.Envelope(region, state.engine.masking_seal(public, imagefile.context(image_id)))
+    envelope = imagefile.Envelope(region, state.engine.masking_seal(public, imagefile.context(image_id, image_id)))
     done = images.write(path, header, snapshot, envelope, state.engine)
     state.replica.audit(_entry("BACKUP", f"{image_id} at version {done.version}"))
     return done

@@ -23,7 +23,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from cryptography.x509.oid import NameOID
 
-from hsmsim.errors import HsmsimError
+from hsmsim.errors import CkrError, HsmsimError
+from hsmsim.hsm.cryptoki import CKR
 from hsmsim.hsm.engine import Engine
 from hsmsim.hsm.roots import AWS_ROOT, MANUFACTURER_ROOT, devices
 from hsmsim.ids import is_id
@@ -119,11 +120,29 @@ class Authority:
         public = devices.certified_key(
             certificate.public_bytes(serialization.Encoding.DER), hsm_id, self._sealing_certificate()
         )
+        return self._resealed(region, sealed, context, public, f"{cluster_id}/{hsm_id}".encode())
+
+    def rewrap(self, region: str, sealed: bytes, context: bytes, destination: str, new_context: bytes) -> bytes:
+        """Seal an image's masking key, which is sealed to the region, to the backup root of another one."""
+        self.region(region)
+        name = devices.region_name(destination)
+        public = devices.certified_key(self.region(destination), name, self._sealing_certificate())
+        return self._resealed(region, sealed, context, public, new_context)
+
+    def _resealed(self, region: str, sealed: bytes, context: bytes, public: bytes, new_context: bytes) -> bytes:
         engine = self._regions.get(region)
         if engine is None:
             engine = self._regions[region] = Engine(workers=1, boot=secrets.randbits(32))
             engine.device_load(str(self._folder / f"{region}.seed"))
-        return engine.masking_reseal(sealed, context, public, f"{cluster_id}/{hsm_id}".encode())
+        try:
+            return engine.masking_reseal(sealed, context, public, new_context)
+        except CkrError as error:
+            if error.rv not in {CKR.ENCRYPTED_DATA_INVALID, CKR.ARGUMENTS_BAD}:
+                raise
+            raise HsmsimError(
+                f"The key in the image does not open under this simulator's backup root of {region}: the image is "
+                "another simulator's, its file has another backup's name, or it was changed."
+            ) from error
 
     # ---- the roots' own keys and certificates ------------------------------------------------------------------------
 

@@ -50,7 +50,17 @@ class Reseal(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     cluster_id: str
 
 
-Request = Manufacture | Region | Reseal
+class Rewrap(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """An image's masking key for the image's copy in another region."""
+
+    region: str
+    sealed: bytes
+    context: bytes
+    destination: str
+    new_context: bytes
+
+
+Request = Manufacture | Region | Reseal | Rewrap
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -69,6 +79,10 @@ def _run(authority: Authority, request: Request) -> bytes:
             return authority.region(request.region)
         case Reseal():
             return authority.reseal(request.region, request.sealed, request.context, request.hsm_id, request.cluster_id)
+        case Rewrap():
+            return authority.rewrap(
+                request.region, request.sealed, request.context, request.destination, request.new_context
+            )
 
 
 def main() -> None:
@@ -122,6 +136,10 @@ class Roots:
 
     def reseal(self, request: Reseal) -> bytes:
         """Return the masking key sealed to an HSM."""
+        return self._ask(request)
+
+    def rewrap(self, request: Rewrap) -> bytes:
+        """Return the masking key sealed to another region."""
         return self._ask(request)
 
     def close(self) -> None:

@@ -1,22 +1,34 @@
-"""Backups: describing them, their end and their return, and the policies on them."""
+"""Backups: describing them, their copies, their end and their return, and the policies that share them.
+
+A backup's policy lets another account describe it (`Shared`), by cloudhsm:DescribeBackups, and make a cluster from it,
+by cloudhsm:CreateCluster; nothing else, as in AWS. There a policy is promoted to a share of AWS RAM before `Shared`
+lists the backup; there is no RAM here, and it is listed at once.
+"""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from msgspec import field
 
+from hsmsim.authz.context import Circumstances, global_keys, lowered, tag_keys
 from hsmsim.authz.document import MalformedPolicy, Purpose, parse
+from hsmsim.authz.evaluate import EVERYTHING, Policies, Question, evaluate
 from hsmsim.services.cloudhsm import rules, store, views
-from hsmsim.services.cloudhsm.model import WEEK_S, Backup, BackupState
+from hsmsim.services.cloudhsm.model import WEEK_S, Backup, BackupState, arn_of
 from hsmsim.services.cloudhsm.service import (
     CloudHsm,
+    Tag,
     access_to,
     everywhere,
+    fresh_id,
     need_backup,
     on_backup,
     operation,
     page,
+    pairs,
+    request_tags,
 )
 from hsmsim.services.kernel import Access, Call, Mode, Request, Response
 
@@ -35,6 +47,14 @@ class DescribeBackups(Request, frozen=True):
     max_results: int = PAGE
     shared: bool = False
     sort_ascending: bool = False
+
+
+class CopyBackupToRegion(Request, frozen=True):
+    """A copy elsewhere; without tags it has those of the backup."""
+
+    destination_region: str
+    backup_id: str
+    tag_list: list[Tag] | None = None
 
 
 class OfBackup(Request, frozen=True):
@@ -69,27 +89,46 @@ class PutResourcePolicy(Request, frozen=True):
 @operation(DescribeBackups, Mode.READ, everywhere)
 def describe_backups(holds: CloudHsm, call: Call, request: DescribeBackups) -> Response:
     """DescribeBackups, the newest first unless asked otherwise."""
-    if request.shared:
-        raise rules.unsupported("Shared of cloudhsm:DescribeBackups: backups are not shared across accounts")
     rules.check_filters(request.filters, FILTERS)
-    now = call.clock.time()
-    found = [
-        one
-        for one in store.backups(call.tx, *store.of(store.BACKUPS, call.account, call.region))
-        if (one.state is not BackupState.DELETED or rules.is_shown(one.delete_at, now, holds.settings.unverified))
-        and _wanted(one, request.filters)
-    ]
+    listed = _shared(call) if request.shared else _own(holds, call)
+    found = [one for one in listed if _wanted(one, request.filters)]
     ordered = found if request.sort_ascending else found[::-1]
     taken, token = page(ordered, lambda one: one.id, request.next_token, request.max_results)
-    shown = [views.backup(one, store.tags(call.tx, one.id)) for one in taken]
+    shown = [views.backup(one, {} if request.shared else store.tags(call.tx, one.id)) for one in taken]
     return {"Backups": shown, **({"NextToken": token} if token else {})}
 
 
+def _own(holds: CloudHsm, call: Call) -> list[Backup]:
+    now, unverified = call.clock.time(), holds.settings.unverified
+    found = store.backups(call.tx, *store.of(store.BACKUPS, call.account, call.region))
+    return [
+        one for one in found if one.state is not BackupState.DELETED or rules.is_shown(one.delete_at, now, unverified)
+    ]
+
+
+def _shared(call: Call) -> list[Backup]:
+    """Other accounts' backups that their policies let the caller describe. Tags are their owners' matter."""
+    table = store.BACKUPS.c
+    where = (table.region == call.region, table.account != call.account, table.policy != "")
+    ready = store.backups(call.tx, *where, table.state == BackupState.READY.value)
+    return [one for one in ready if _lets_in(call, one)]
+
+
+def _lets_in(call: Call, backup: Backup) -> bool:
+    """Whether a backup's policy lets the caller describe it; that the caller's own policies do has been seen to."""
+    around = Circumstances(
+        call.clock.time(), call.region, call.source_ip, call.user_agent, secure=call.secure, owner=backup.account
+    )
+    context = global_keys(call.caller, around) | lowered(tag_keys("aws:ResourceTag", store.tags(call.tx, backup.id)))
+    question = Question(call.caller, "cloudhsm:DescribeBackups", backup.arn, backup.account, context)
+    return evaluate(question, Policies((EVERYTHING,), resource=parse(backup.policy, Purpose.RESOURCE))).allowed
+
+
 def _wanted(backup: Backup, filters: dict[str, list[str]]) -> bool:
-    """Whether all filters let it through; none is a copy, so that none has a source."""
+    """Whether all filters let it through."""
     values = {
         "backupIds": backup.id,
-        "sourceBackupIds": "",
+        "sourceBackupIds": backup.source_backup,
         "clusterIds": backup.cluster,
         "states": backup.state.value,
         "neverExpires": str(backup.never_expires).lower(),
@@ -102,6 +141,47 @@ def _wanted(backup: Backup, filters: dict[str, list[str]]) -> bool:
 
 def _shown(call: Call, backup: Backup) -> dict[str, Any]:
     return {"Backup": views.backup(backup, store.tags(call.tx, backup.id))}
+
+
+# ---- copies ----------------------------------------------------------------------------------------------------------
+
+
+def _to_copy(_holds: CloudHsm, call: Call, request: CopyBackupToRegion) -> Iterable[Access]:
+    """The backup, and the tags that the copy gets."""
+    context = request_tags(pairs(request.tag_list or ()))
+    accesses = [access_to(call, request.backup_id, context)]
+    if request.tag_list:
+        arn = arn_of("backup", call.account, request.destination_region, "*")
+        accesses.append(Access("cloudhsm:TagResource", arn, call.account, context=context))
+    return accesses
+
+
+@operation(CopyBackupToRegion, Mode.WRITE, _to_copy)
+def copy_backup_to_region(holds: CloudHsm, call: Call, request: CopyBackupToRegion) -> Response:
+    """CopyBackupToRegion: a backup of its own there, which no cluster's retention rules."""
+    found = need_backup(call, request.backup_id)
+    destination = request.destination_region
+    rules.check_copy(found, destination, there=holds.network.has_region(destination))
+    tags = store.tags(call.tx, found.id) if request.tag_list is None else rules.check_tags(pairs(request.tag_list), {})
+    copy = replace(
+        found,
+        id=fresh_id(call, "backup"),
+        region=destination,
+        state=BackupState.CREATE_IN_PROGRESS,
+        due=holds.due(call, "CopyBackup"),
+        never_expires=False,
+        policy="",
+        source_backup=found.id,
+        source_region=found.region,
+        source_cluster=found.cluster,
+        copied=call.clock.time(),
+        restored=0.0,
+        loose=True,
+    )
+    store.add_backup(call.tx, copy)
+    store.set_tags(call.tx, copy.id, tags)
+    holds.follow(call)
+    return {"DestinationBackup": views.destination(copy)}
 
 
 # ---- changing --------------------------------------------------------------------------------------------------------
@@ -125,7 +205,8 @@ def restore_backup(holds: CloudHsm, call: Call, request: OfBackup) -> Response:
     if found.delete_at <= call.clock.time():
         raise rules.invalid(f"{found.id} is being deleted: its seven days are over.")
     holds.follow(call)
-    return _shown(call, store.change_backup(call.tx, found, state=BackupState.READY, delete_at=0.0))
+    back = {"state": BackupState.READY, "delete_at": 0.0, "restored": call.clock.time()}
+    return _shown(call, store.change_backup(call.tx, found, **back))
 
 
 @operation(ModifyBackupAttributes, Mode.WRITE, on_backup)
@@ -154,24 +235,18 @@ def _of_arn(call: Call, arn: str) -> Backup:
         raise rules.invalid(f"Only backups have resource policies; {arn} is none.")
     if (account, region) != (call.account, call.region):
         raise rules.missing("Backup", arn)
-    found = need_backup(call, id_)
-    rules.check_backup(found, call.operation, BackupState.READY)
-    return found
+    return need_backup(call, id_)
 
 
 @operation(PutResourcePolicy, Mode.WRITE, _on_arn)
 def put_resource_policy(_holds: CloudHsm, call: Call, request: PutResourcePolicy) -> Response:
-    """PutResourcePolicy: for principals of the own account; sharing with others is refused by name."""
+    """PutResourcePolicy: on a backup that is READY."""
     found = _of_arn(call, request.resource_arn)
+    rules.check_backup(found, "PutResourcePolicy", BackupState.READY)
     try:
-        document = parse(request.policy, Purpose.RESOURCE)
+        parse(request.policy, Purpose.RESOURCE)
     except MalformedPolicy as error:
         raise rules.invalid(f"The policy is malformed: {error}") from error
-    for statement in document.statements:
-        named = statement.principals
-        accounts = named.accounts | {arn.split(":")[4] for arn in named.arns} if named else frozenset()
-        if statement.allow and named and (named.everyone or accounts - {call.account}):
-            raise rules.unsupported("a Policy of cloudhsm:PutResourcePolicy that shares a backup with another account")
     changed = store.change_backup(call.tx, found, policy=request.policy)
     return {"ResourceArn": changed.arn, "Policy": changed.policy}
 

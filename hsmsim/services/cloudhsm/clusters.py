@@ -18,6 +18,7 @@ from hsmsim.services.cloudhsm.model import (
     Hsm,
     HsmState,
     Unverified,
+    arn_of,
 )
 from hsmsim.services.cloudhsm.service import (
     CloudHsm,
@@ -25,7 +26,6 @@ from hsmsim.services.cloudhsm.service import (
     access_to,
     everywhere,
     fresh_id,
-    need_backup,
     need_cluster,
     on_cluster,
     operation,
@@ -37,7 +37,9 @@ from hsmsim.services.kernel import Access, Call, Mode, Request, Response
 from hsmsim.services.network import NetworkError, NewGroup, NewInterface, Place
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
+
+    from hsmsim.services.cloudhsm.model import Backup
 
 PAGE = 25
 CLUSTER_FILTERS = ("clusterIds", "vpcIds", "states")
@@ -117,23 +119,39 @@ def _to_create(holds: CloudHsm, call: Call, request: CreateCluster) -> Iterable[
     context = request_tags(pairs(request.tag_list))
     accesses = [Access("cloudhsm:CreateCluster", context=context)]
     if request.source_backup_id:
-        accesses = [access_to(call, _backup_id(call, request.source_backup_id), context)]
+        accesses = [_access_to_source(call, request.source_backup_id, context)]
     if request.tag_list:
         arn = f"arn:aws:cloudhsm:{call.region}:{call.account}:cluster/*"
         accesses.append(Access("cloudhsm:TagResource", arn, call.account, context=context))
     return [*accesses, *holds.roles.access(call, SERVICE)]
 
 
-def _backup_id(call: Call, text: str) -> str:
-    """Return the id in an id or ARN of a backup of this account and region."""
+def _named(call: Call, text: str) -> tuple[str, str, str]:
+    """Return account, region and id of the backup that an id or an ARN names."""
     if not text.startswith("arn:"):
-        return text
+        return call.account, call.region, text
     _, _, _, region, account, tail = text.split(":", 5)
-    if account != call.account:
-        raise rules.unsupported("backups of another account as SourceBackupId of cloudhsm:CreateCluster")
-    if region != call.region:
+    return account, region, tail.rpartition("/")[2]
+
+
+def _access_to_source(call: Call, text: str, context: Mapping[str, str | list[str]]) -> Access:
+    """To a backup of the caller's account; or to another's, whose policy must allow it, whether it is there or not."""
+    account, region, id_ = _named(call, text)
+    if account == call.account:
+        return access_to(call, id_, context)
+    found = store.backup(call.tx, id_)
+    policy = found.policy or None if found and (found.account, found.region) == (account, region) else None
+    arn = arn_of("backup", account, region, id_)
+    return Access("cloudhsm:CreateCluster", arn, account, policy=policy, context=context)
+
+
+def _need_source(call: Call, text: str) -> Backup:
+    """Return the backup, whosever it is, in the caller's region; CloudHsmResourceNotFoundException."""
+    account, region, id_ = _named(call, text)
+    found = store.backup(call.tx, id_)
+    if found is None or (found.account, found.region) != (account, region) or region != call.region:
         raise rules.missing("Backup", text)
-    return tail.rpartition("/")[2]
+    return found
 
 
 @operation(CreateCluster, Mode.WRITE, _to_create)
@@ -143,7 +161,7 @@ def create_cluster(holds: CloudHsm, call: Call, request: CreateCluster) -> Respo
         raise rules.unsupported(f"NetworkType {request.network_type} of cloudhsm:CreateCluster; leave it out for IPV4")
     retention = request.backup_retention_policy
     days = rules.retention_days(retention.type, retention.value) if retention else rules.DEFAULT_RETENTION
-    source = need_backup(call, _backup_id(call, request.source_backup_id)) if request.source_backup_id else None
+    source = _need_source(call, request.source_backup_id) if request.source_backup_id else None
     mode = rules.mode_of(request.hsm_type, request.mode, source, holds.settings.unverified)
     if source is not None:
         rules.check_source(source, request.hsm_type)
@@ -203,7 +221,7 @@ def create_hsm(holds: CloudHsm, call: Call, request: CreateHsm) -> Response:
     cluster, hsms = need_cluster(call, request.cluster_id)
     in_region = store.count_hsms(call.tx, call.account, call.region)
     rules.check_create_hsm(cluster, hsms, request.availability_zone, in_region, holds.settings)
-    own = store.backups(call.tx, store.BACKUPS.c.cluster == cluster.id)
+    own = store.backups_of(call.tx, cluster.id)
     image = rules.source_of(cluster, hsms, own, store.backup(call.tx, cluster.source_backup))
     id_ = fresh_id(call, "hsm")
     subnet = cluster.subnets[request.availability_zone]

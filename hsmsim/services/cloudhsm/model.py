@@ -124,7 +124,9 @@ class Hsm:
 class Backup:
     """A backup. certificate: the cluster certificate of its cluster. image: whether its file is there, or will be.
 
-    delete_at: when PENDING_DELETION ends, or when the backup was deleted.
+    delete_at: when PENDING_DELETION ends, or when the backup was deleted. restored: when RestoreBackup took it back,
+    else 0. source_backup, source_region, source_cluster, copied: of a copy from another region, and when it was asked
+    for. loose: no cluster's retention rules it, and no cluster comes back from it by itself: a copy, or an import.
     """
 
     id: str
@@ -141,6 +143,12 @@ class Backup:
     delete_at: float
     policy: str
     image: bool
+    source_backup: str = ""
+    source_region: str = ""
+    source_cluster: str = ""
+    copied: float = 0.0
+    restored: float = 0.0
+    loose: bool = False
 
     @property
     def arn(self) -> str:

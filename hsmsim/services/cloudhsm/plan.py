@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final
 from hsmsim.services.cloudhsm.model import DAY_S, BackupState, ClusterState, HsmState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from hsmsim.services.cloudhsm.model import Backup, Hsm, Scene
 
@@ -30,6 +30,7 @@ class Do(Enum):
     BACKUP = auto()
     BACKUP_FOR = auto()
     WRITE_IMAGE = auto()
+    COPY_IMAGE = auto()
     ABANDON = auto()
     CREATE_HSM = auto()
     DELETE_HSM = auto()
@@ -59,7 +60,20 @@ def next_step(scene: Scene, wanted_images: frozenset[str] = frozenset()) -> Step
         step = next(part(scene), None)
         if step is not None:
             return step
-    return next(_wipe(scene, wanted_images), None)
+    return next(_wipe(scene.backups, wanted_images), None)
+
+
+def next_of_loose(backup: Backup, now: float, wanted_images: frozenset[str] = frozenset()) -> Step | None:
+    """Return what is due to a backup that no cluster rules."""
+    if backup.state is BackupState.CREATE_IN_PROGRESS and backup.due <= now:
+        return Step(Do.COPY_IMAGE, backup.id)
+    return next(_removal([backup], now), None) or next(_wipe([backup], wanted_images), None)
+
+
+def loose_due(backup: Backup, now: float) -> float | None:
+    """Return the next time at which something may be due to a backup that no cluster rules."""
+    times = [backup.due] + ([backup.delete_at] if backup.state is BackupState.PENDING_DELETION else [])
+    return min((time for time in times if time > now), default=None)
 
 
 def next_due(scene: Scene) -> float | None:
@@ -110,7 +124,8 @@ def _last_backup(scene: Scene) -> float:
 
 
 def _expiry(scene: Scene, backup: Backup) -> float:
-    return backup.created + scene.cluster.retention * DAY_S
+    """One that was taken back is kept for as long again: else retention would take it away at once."""
+    return max(backup.created, backup.restored) + scene.cluster.retention * DAY_S
 
 
 def _retention(scene: Scene) -> Iterator[Step]:
@@ -118,13 +133,17 @@ def _retention(scene: Scene) -> Iterator[Step]:
     for backup in ready[:-1]:
         if not backup.never_expires and scene.now >= _expiry(scene, backup):
             yield Step(Do.EXPIRE, backup.id)
-    for backup in scene.backups:
-        if backup.state is BackupState.PENDING_DELETION and scene.now >= backup.delete_at:
+    yield from _removal(scene.backups, scene.now)
+
+
+def _removal(backups: Iterable[Backup], now: float) -> Iterator[Step]:
+    for backup in backups:
+        if backup.state is BackupState.PENDING_DELETION and now >= backup.delete_at:
             yield Step(Do.REMOVE, backup.id)
 
 
-def _wipe(scene: Scene, wanted_images: frozenset[str]) -> Iterator[Step]:
-    for backup in scene.backups:
+def _wipe(backups: Iterable[Backup], wanted_images: frozenset[str]) -> Iterator[Step]:
+    for backup in backups:
         if backup.state is BackupState.DELETED and backup.image and backup.id not in wanted_images:
             yield Step(Do.WIPE, backup.id)
 

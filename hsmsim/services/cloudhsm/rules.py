@@ -48,6 +48,7 @@ DURATION_S: Final[Mapping[str, float]] = {
     "CreateHsm": 420.0,
     "DeleteHsm": 180.0,
     "Backup": 120.0,
+    "CopyBackup": 300.0,
     "Migration": 1800.0,
 }
 """What AWS takes, about; migration by HSM ("about 30 minutes per HSM" in AWS's guide)."""
@@ -268,6 +269,15 @@ def check_backup(backup: Backup, operation: str, wanted: BackupState) -> None:
     """Refuse an operation that needs the backup in another state."""
     if backup.state is not wanted:
         raise invalid(f"{operation} needs a backup that is {wanted}; {backup.id} is {backup.state}.")
+
+
+def check_copy(backup: Backup, destination: str, *, there: bool) -> None:
+    """Refuse a copy that cannot be made. there: whether there is such a region."""
+    check_backup(backup, "CopyBackupToRegion", BackupState.READY)
+    if destination == backup.region:
+        raise invalid(f"{backup.id} is in {destination}. A copy is made in another region.")
+    if not there:
+        raise invalid(f"{destination} is no region that backups of {backup.region} can be copied to.")
 
 
 def tag_error(message: str) -> AwsError:

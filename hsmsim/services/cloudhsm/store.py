@@ -101,6 +101,12 @@ BACKUPS: Final = Table(
     Column("policy", Text, nullable=False),
     Column("image", Boolean, nullable=False),
     Column("sequence", Integer, nullable=False, server_default=text("0")),
+    Column("source_backup", Text, nullable=False),
+    Column("source_region", Text, nullable=False),
+    Column("source_cluster", Text, nullable=False),
+    Column("copied", Float, nullable=False),
+    Column("restored", Float, nullable=False),
+    Column("loose", Boolean, nullable=False),
 )
 TAGS: Final = Table(
     "cloudhsm_tags",
@@ -208,9 +214,10 @@ def count_hsms(tx: Connection, account: str, region: str) -> int:
 
 
 def wanted_images(tx: Connection) -> frozenset[str]:
-    """The backups that HSMs are being made from."""
-    wanted = select(HSMS.c.image).where(HSMS.c.image != "", HSMS.c.state == HsmState.CREATE_IN_PROGRESS.value)
-    return frozenset(tx.execute(wanted).scalars())
+    """The backups that HSMs, or copies, are being made from."""
+    hsms = select(HSMS.c.image).where(HSMS.c.image != "", HSMS.c.state == HsmState.CREATE_IN_PROGRESS.value)
+    copies = select(BACKUPS.c.source_backup).where(BACKUPS.c.state == BackupState.CREATE_IN_PROGRESS.value)
+    return frozenset(tx.execute(hsms.union(copies)).scalars())
 
 
 def add_hsm(tx: Connection, new: Hsm) -> None:
@@ -243,6 +250,11 @@ def backups(tx: Connection, *where: ColumnElement[bool]) -> list[Backup]:
     return [_backup(row) for row in rows]
 
 
+def backups_of(tx: Connection, cluster_id: str) -> list[Backup]:
+    """The backups that a cluster made and rules, as they were made."""
+    return backups(tx, BACKUPS.c.cluster == cluster_id, BACKUPS.c.loose.is_(False))
+
+
 def backup(tx: Connection, id_: str) -> Backup | None:
     """The one of this id, whosever it is."""
     found = backups(tx, BACKUPS.c.id == id_)
@@ -253,6 +265,12 @@ def add_backup(tx: Connection, new: Backup) -> None:
     """A new backup."""
     following = select(func.coalesce(func.max(BACKUPS.c.sequence), 0) + 1).scalar_subquery()
     tx.execute(insert(BACKUPS).values({**_columns(new), "sequence": following}))
+
+
+def replace_backup(tx: Connection, new: Backup) -> None:
+    """Another in the place of the one of its id."""
+    tx.execute(update(BACKUPS).where(BACKUPS.c.id == new.id).values(_columns(new)))
+    tx.execute(delete(TAGS).where(TAGS.c.resource == new.id))
 
 
 def change_backup(tx: Connection, old: Backup, **values: Any) -> Backup:  # noqa: ANN401 - the fields' own

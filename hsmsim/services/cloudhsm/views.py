@@ -82,8 +82,18 @@ def hsm(found: Hsm) -> dict[str, Any]:
     )
 
 
+def destination(copy: Backup) -> dict[str, Any]:
+    """Return a DestinationBackup. CreateTimestamp is that of the backup that is copied."""
+    return {
+        "CreateTimestamp": stamp(copy.created),
+        "SourceRegion": copy.source_region,
+        "SourceBackup": copy.source_backup,
+        "SourceCluster": copy.source_cluster,
+    }
+
+
 def backup(found: Backup, tags: Mapping[str, str]) -> dict[str, Any]:
-    """Return a Backup."""
+    """Return a Backup. Of a copy, ClusterId is the cluster that was backed up: the model has it in every backup."""
     pending = found.state is BackupState.PENDING_DELETION
     return _present(
         {
@@ -92,7 +102,11 @@ def backup(found: Backup, tags: Mapping[str, str]) -> dict[str, Any]:
             "BackupState": found.state.value,
             "ClusterId": found.cluster,
             "CreateTimestamp": stamp(found.created),
+            "CopyTimestamp": stamp(found.copied) if found.copied else None,
             "NeverExpires": found.never_expires,
+            "SourceRegion": found.source_region,
+            "SourceBackup": found.source_backup,
+            "SourceCluster": found.source_cluster,
             "DeleteTimestamp": stamp(found.delete_at) if pending else None,
             "TagList": tag_list(tags),
             "HsmType": found.hsm_type,

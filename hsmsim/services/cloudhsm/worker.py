@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import logging
 from functools import partial
-from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Final
 
 from hsmsim.errors import HsmsimError
 from hsmsim.fleet import protocol
 from hsmsim.ids import new_id
 from hsmsim.services.cloudhsm import rules, store
+from hsmsim.services.cloudhsm.loose import Fleet, Loose
 from hsmsim.services.cloudhsm.model import (
     WEEK_S,
     Backup,
@@ -44,24 +45,18 @@ if TYPE_CHECKING:
     from hsmsim.storage.database import Database
 
 _LOG: Final = logging.getLogger("hsmsim.cloudhsm")
-T = TypeVar("T")
 POLL_S: Final = 0.5
 """How often the HSMs are looked at: for an activation, or one that does not serve any more."""
 STEPS: Final = 8
 """Of one cluster, before the others have their turn."""
 MESSAGE_CHARS: Final = 300
 RETRY_S: Final = (0.5, 5.0)
-
-
-class Fleet(Protocol):
-    """What starts and stops HSMs. HsmsimError where it cannot, or is away."""
-
-    def call(self, request: protocol.Request, result: type[T]) -> T:
-        """Ask for something."""
+LOOSE: Final = "loose"
+"""The part that is no cluster: the backups that none rules."""
 
 
 class Worker:
-    """The reconciler of all clusters; each is a part of its own."""
+    """The reconciler of all clusters, each a part of its own, and of the backups that no cluster rules, one part more."""
 
     name = WORKER
 
@@ -82,6 +77,7 @@ class Worker:
         self._fleet = fleet
         self._network = network
         self._settings = settings
+        self._loose = Loose(database, writer, clock, fleet)
         self._failures: dict[str, tuple[int, float]] = {}
         self._steps: Mapping[Do, Callable[[Scene, str], None]] = {
             Do.CREATED: self._created,
@@ -110,24 +106,27 @@ class Worker:
     # ---- going on ------------------------------------------------------------------------------------------------
 
     def parts(self) -> list[str]:
-        """Return the clusters' ids."""
+        """Return the clusters' ids, and LOOSE."""
         with self._database.read() as tx:
-            return [cluster.id for cluster in store.clusters(tx)]
+            return [*(cluster.id for cluster in store.clusters(tx)), LOOSE]
 
     def step(self, part: str) -> float | None:
-        """Do some steps of one cluster; seconds until it needs another look, None where only a wake can bring one."""
-        failures, until = self._failures.get(part, (0, 0.0))
+        """Do some steps of one part; seconds until it needs another look, None where only a wake can bring one."""
+        return self._loose.step() if part == LOOSE else self._follow(part)
+
+    def _follow(self, cluster_id: str) -> float | None:
+        failures, until = self._failures.get(cluster_id, (0, 0.0))
         left = until - self._clock.monotonic_ns() / 1e9
         if left > 0:
             return left
         try:
-            pause = self._go_on(part)
+            pause = self._go_on(cluster_id)
         except HsmsimError as error:
             pause = min(RETRY_S[0] * 2**failures, RETRY_S[1])
-            self._failures[part] = failures + 1, self._clock.monotonic_ns() / 1e9 + pause
-            self._tell(part, error)
+            self._failures[cluster_id] = failures + 1, self._clock.monotonic_ns() / 1e9 + pause
+            self._tell(cluster_id, error)
         else:
-            self._failures.pop(part, None)
+            self._failures.pop(cluster_id, None)
         return pause
 
     def _go_on(self, cluster_id: str) -> float | None:
@@ -145,7 +144,7 @@ class Worker:
         with self._database.read() as tx:
             cluster = store.cluster(tx, cluster_id)
             hsms = store.hsms_of(tx, cluster_id)
-            backups = store.backups(tx, store.BACKUPS.c.cluster == cluster_id)
+            backups = store.backups_of(tx, cluster_id)
             wanted = store.wanted_images(tx)
         assert cluster is not None  # noqa: S101 - the rows of clusters are never removed
         views = self._fleet.call(protocol.ListHsms(cluster_id), list[protocol.HsmView]) if hsms else []

@@ -10,6 +10,7 @@ from hsmsim.errors import AwsError
 from hsmsim.services.ec2 import founding, interfaces, rules, store
 from hsmsim.services.ec2.model import ALL, Interface, Opening, Rule
 from hsmsim.services.ec2.service import need_group, need_interface, need_subnet, need_vpc
+from hsmsim.services.ec2.zones import REGIONS
 from hsmsim.services.network import (
     InterfaceFacts,
     NetworkError,
@@ -64,6 +65,10 @@ class Ec2Network:
 
     clock: Clock
     ids: Ids
+
+    def has_region(self, region: str) -> bool:
+        """Whether there is a region of this name."""
+        return region in REGIONS
 
     def subnets(self, tx: Connection, place: Place, ids: Iterable[str]) -> list[SubnetFacts]:
         """Return the subnets in the order of the ids."""

@@ -2,7 +2,7 @@ CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO "alembic_version" VALUES('0006');
+INSERT INTO "alembic_version" VALUES('0007');
 CREATE TABLE cloudhsm_backups (
 	id TEXT NOT NULL, 
 	account TEXT NOT NULL, 
@@ -17,7 +17,7 @@ CREATE TABLE cloudhsm_backups (
 	delete_at FLOAT NOT NULL, 
 	cluster TEXT NOT NULL, 
 	never_expires BOOLEAN NOT NULL, 
-	image BOOLEAN NOT NULL, sequence INTEGER DEFAULT 0 NOT NULL, 
+	image BOOLEAN NOT NULL, sequence INTEGER DEFAULT 0 NOT NULL, source_backup TEXT DEFAULT '' NOT NULL, source_region TEXT DEFAULT '' NOT NULL, source_cluster TEXT DEFAULT '' NOT NULL, copied FLOAT DEFAULT '0' NOT NULL, restored FLOAT DEFAULT '0' NOT NULL, loose BOOLEAN DEFAULT 0 NOT NULL, 
 	PRIMARY KEY (id)
 );
 CREATE TABLE cloudhsm_clusters (
