@@ -135,10 +135,12 @@ def test_tags_policies_and_the_end_of_backups(sim: Simulator, aws: Aws, active: 
         "An error occurred (CloudHsmResourceNotFoundException) when calling the GetResourcePolicy operation: "
         f"The resource policy of {backup['BackupArn']} not found."
     )
-    assert aws.error("copy-backup-to-region", *named, "--destination-region", "us-east-1") == (
-        "An error occurred (NotImplementedException) when calling the CopyBackupToRegion operation: hsmsim does not "
-        "have cloudhsm:CopyBackupToRegion. `hsmsim services` lists what it has."
-    )
+    assert aws("copy-backup-to-region", *named, "--destination-region", "us-east-1")["DestinationBackup"] == {
+        "CreateTimestamp": backup["CreateTimestamp"],
+        "SourceRegion": REGION,
+        "SourceBackup": backup["BackupId"],
+        "SourceCluster": active,
+    }
     sim.client().untag_resource(ResourceId=backup["BackupId"], TagKeyList=["b"])
 
 

@@ -8,7 +8,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support.cloudhsm import ACCOUNT, REGION, Simulator, refused, simulator
+from support.cloudhsm import ACCOUNT, PATIENCE_S, REGION, Simulator, refused, simulator
+from support.hsm import USERS
 
 from hsmsim.errors import CkrError
 from hsmsim.hsm import messages as m
@@ -137,10 +138,9 @@ def test_a_cluster_comes_to_life_in_another_region(sim: Simulator, origin: tuple
         sim.client().delete_backup(BackupId=copy["BackupId"])
 
     cluster, restored = alive(sim, copy["BackupId"], region=FAR)
-    shown = far.describe_clusters()["Clusters"]
-    assert [one["ClusterId"] for one in shown] == [cluster]
-    assert shown[0]["Certificates"] == sim.cluster(id_)["Certificates"]
-    assert (shown[0]["SourceBackupId"], shown[0]["Mode"]) == (copy["BackupId"], "NON_FIPS")
+    (shown,) = far.describe_clusters(Filters={"clusterIds": [cluster]})["Clusters"]
+    assert shown["Certificates"] == sim.cluster(id_)["Certificates"]
+    assert (shown["SourceBackupId"], shown["Mode"]) == (copy["BackupId"], "NON_FIPS")
     with user(sim, restored) as alice:
         assert set(alice.find(label="payments")) == set(alice.find(id=b"\x71\x01")) == {public, private}
         assert alice.find(label="after the backup") == ()
@@ -154,21 +154,27 @@ def test_a_cluster_comes_to_life_in_another_region(sim: Simulator, origin: tuple
         stranger.login("alice", "another password")
     assert caught.value.rv == CKR.PIN_INCORRECT
 
-    # The two go their own ways: neither sees the other, in the control plane or in its keys.
+    with user(sim, restored) as alice:
+        alice.destroy(private)
+    with user(sim, hsm["HsmId"]) as alice:
+        alice.sign(private, DIGEST)
+
+
+def test_a_cluster_is_of_its_region(sim: Simulator, origin: tuple[str, dict[str, Any]]) -> None:
+    id_, far = origin[0], sim.client(region=FAR)
+    copy = copied(sim, backup_now(sim, id_)["BackupId"])
+    cluster, hsm = alive(sim, copy["BackupId"], region=FAR)
     for here, there, own in ((sim.client(), cluster, id_), (far, id_, cluster)):
         assert there not in {one["ClusterId"] for one in here.describe_clusters()["Clusters"]}
         assert own in {one["ClusterId"] for one in here.describe_clusters()["Clusters"]}
         for operation, more in (
             ("create_hsm", {"AvailabilityZone": f"{REGION}a"}),
+            ("delete_hsm", {"HsmId": hsm}),
             ("delete_cluster", {}),
             ("modify_cluster", {"BackupRetentionPolicy": {"Type": "DAYS", "Value": "9"}}),
         ):
             with refused(MISSING, f"Cluster {there} not found."):
                 getattr(here, operation)(ClusterId=there, **more)
-    with user(sim, restored) as alice:
-        alice.destroy(private)
-    with user(sim, hsm["HsmId"]) as alice:
-        alice.sign(private, DIGEST)
 
     # A copy of the copy, back home: the same cluster once more.
     far.copy_backup_to_region(DestinationRegion=REGION, BackupId=copy["BackupId"])
@@ -176,7 +182,7 @@ def test_a_cluster_comes_to_life_in_another_region(sim: Simulator, origin: tuple
     assert (home["SourceRegion"], home["SourceCluster"], home["ClusterId"]) == (FAR, id_, id_)
     _, third = alive(sim, home["BackupId"])
     with user(sim, third) as alice:
-        alice.verify(public, DIGEST, alice.sign(private, DIGEST))
+        assert set(alice.call(m.UserListRequest()).names) == {b"admin", b"app_user", *(name.encode() for name in USERS)}
 
 
 def test_what_a_copy_is_refused(sim: Simulator, origin: tuple[str, dict[str, Any]], other: Keys) -> None:
@@ -236,6 +242,16 @@ def test_a_copy_that_cannot_be_made_is_deleted(sim: Simulator, origin: tuple[str
     assert f"{source} is not copied to {FAR}: {source}.image was changed or cut off" in sim.log
     with refused(INVALID, "RestoreBackup needs a backup that is PENDING_DELETION"):
         sim.client(region=FAR).restore_backup(BackupId=failed["BackupId"])
+    # Nor does a cluster come of it: the HSM says why, until the image is what it was.
+    id_ = sim.create(SourceBackupId=source)
+    sim.client().create_hsm(ClusterId=id_, AvailabilityZone=f"{REGION}a")
+    told = f"{source}.image was changed or cut off: its digest is another one."
+    sim.when(id_, lambda found: found["Hsms"][0].get("StateMessage") == told)
+    content[len(content) // 2] ^= 1
+    image.write_bytes(content)
+    (hsm,) = sim.when(id_, lambda found: found["Hsms"][0]["State"] == "ACTIVE")["Hsms"]
+    with user(sim, hsm["HsmId"]) as alice:
+        assert set(alice.call(m.UserListRequest()).names) == {b"admin", b"app_user", *(name.encode() for name in USERS)}
 
 
 def test_copies_take_their_time_and_no_retention_takes_them() -> None:
@@ -274,7 +290,7 @@ def test_copies_take_their_time_and_no_retention_takes_them() -> None:
 
 def slow_cluster(sim: Simulator) -> str:
     """A cluster with a backup, where everything takes its time."""
-    wanted = {"HsmType": "hsm2m.medium", "SubnetIds": sim.subnets[:1]}
+    wanted = {"HsmType": "hsm2m.medium", "Mode": "FIPS", "SubnetIds": sim.subnets[:1]}
     id_ = str(sim.client().create_cluster(**wanted)["Cluster"]["ClusterId"])
     sim.advance(minutes=1)
     sim.until(id_, "UNINITIALIZED")
@@ -410,9 +426,11 @@ def test_what_was_taken_back_from_retention_stays(sim: Simulator) -> None:
 # ---- size ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("keys", [1000, pytest.param(10_000, marks=pytest.mark.soak)])
-def test_a_cluster_of_many_keys_is_restored_and_signs(keys: int, capsys: pytest.CaptureFixture[str]) -> None:
-    """Under 30 s for 10,000 keys, from CreateCluster to a signature with one of them; here no more than it must do."""
+@pytest.mark.parametrize(
+    ("keys", "seconds"), [(1000, PATIENCE_S), pytest.param(10_000, 30.0, marks=[pytest.mark.soak, pytest.mark.slow])]
+)
+def test_a_cluster_of_many_keys_is_restored_and_signs(keys: int, seconds: float) -> None:
+    """From CreateCluster to signatures with its keys; the bound is for 10,000 of them."""
     with simulator() as sim:
         id_, hsm = sim.active()
         with user(sim, hsm["HsmId"]) as alice:
@@ -423,8 +441,7 @@ def test_a_cluster_of_many_keys_is_restored_and_signs(keys: int, capsys: pytest.
         _, restored = alive(sim, source)
         with user(sim, restored) as alice:
             alice.verify(pairs[-1][0], DIGEST, signature)
-            alice.sign(pairs[0][1], DIGEST)
+            alice.verify(pairs[0][0], DIGEST, alice.sign(pairs[0][1], DIGEST))
             took = time.monotonic() - began
             assert sorted(alice.find()) == sorted(handle for pair in pairs for handle in pair)
-        with capsys.disabled():
-            print(f"\n{keys} keys are restored and sign after {took:.1f} s")
+        assert took < seconds

@@ -129,8 +129,7 @@ def test_pages(sim: Simulator, api: Any) -> None:
 
 def test_every_operation_needs_its_right_and_what_it_is_about(sim: Simulator, models: Path, api: Any) -> None:
     asked = {**NOWHERE, "describe_clusters": {}, "describe_backups": {}}
-    unbuilt = {"copy_backup_to_region"}
-    assert asked.keys() | unbuilt == {xform_name(name) for name in api.meta.service_model.operation_names}
+    assert asked.keys() == {xform_name(name) for name in api.meta.service_model.operation_names}
     iam = sim.client("iam")
     iam.create_user(UserName="ann")
     ann = client(sim, models, iam.create_access_key(UserName="ann")["AccessKey"])
@@ -148,8 +147,8 @@ def test_errors(sim: Simulator, models: Path, api: Any) -> None:
         api.describe_clusters(Filters={"names": ["x"]})
     with refused("ValidationException", "less than or equal to 25"):
         api.describe_clusters(MaxResults=26)
-    with refused("NotImplementedException", "cloudhsm:CopyBackupToRegion", 501):
-        api.copy_backup_to_region(DestinationRegion="us-east-1", BackupId=NO_BACKUP)
+    with refused("NotImplementedException", "NetworkType DUALSTACK of cloudhsm:CreateCluster", 501):
+        api.create_cluster(**NOWHERE["create_cluster"], NetworkType="DUALSTACK")
     with refused("InvalidSignatureException", "The request signature we calculated does not match"):
         client(sim, models, sim.root | {"SecretAccessKey": "wrong"}).describe_clusters()
 

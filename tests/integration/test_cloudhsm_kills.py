@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 DIGEST = bytes(range(32))
+ELSEWHERE = {Do.COPY_IMAGE.name}
+"""Killed in test_a_copy_whose_gateway_is_killed_is_made_once."""
 
 
 @pytest.fixture
@@ -72,7 +74,7 @@ def test_a_life_with_a_kill_at_every_step(sim: Simulator) -> None:
         sim.remove(one, hsm["HsmId"])
 
     deleted_and_forgotten(sim, id_)
-    assert {place.split()[0] for place in sim.killed} == {do.name for do in Do}
+    assert {place.split()[0] for place in sim.killed} == {do.name for do in Do} - ELSEWHERE
     assert {f"{step} between" for step in sim.asked()} <= sim.killed
 
 

@@ -104,17 +104,10 @@ def test_clusters_that_cannot_be(sim: Simulator, members: dict[str, Any], code: 
     assert sim.groups() == before
 
 
-def test_what_is_not_built_is_refused_by_name(sim: Simulator, backup: str) -> None:
+def test_what_is_not_built_is_refused_by_name(sim: Simulator) -> None:
     api = sim.client()
     with refused("NotImplementedException", "NetworkType DUALSTACK of cloudhsm:CreateCluster", 501):
         api.create_cluster(**cluster(sim), NetworkType="DUALSTACK")
-    with refused("NotImplementedException", "backups of another account as SourceBackupId", 501):
-        api.create_cluster(**cluster(sim), SourceBackupId=backup_arn(backup, account="999999999999"))
-    with refused("NotImplementedException", "cloudhsm:CopyBackupToRegion", 501):
-        api.copy_backup_to_region(DestinationRegion="us-east-1", BackupId=backup)
-    with refused("NotImplementedException", "Shared of cloudhsm:DescribeBackups", 501):
-        api.describe_backups(Shared=True)
-    assert api.describe_backups(Shared=False)["Backups"]
 
 
 def test_what_a_state_does_not_allow(sim: Simulator, new: str, active: str, backup: str) -> None:
@@ -156,7 +149,7 @@ def test_retention_and_backups_that_end_and_return(sim: Simulator, active: str, 
         with refused(INVALID, "PENDING_DELETION"):
             getattr(api, operation)(**members, **more)
     with refused(INVALID, "PENDING_DELETION"):
-        api.get_resource_policy(ResourceArn=backup_arn(backup))
+        api.put_resource_policy(ResourceArn=backup_arn(backup), Policy="{}")
     restored = api.restore_backup(BackupId=backup)["Backup"]
     assert restored["BackupState"] == "READY"
     assert "DeleteTimestamp" not in restored
@@ -300,8 +293,9 @@ def test_policies_of_backups(sim: Simulator, active: str, backup: str) -> None:
     assert (answer["ResourceArn"], answer["Policy"]) == (arn, own)
     assert api.get_resource_policy(ResourceArn=arn)["Policy"] == own
     for stranger in ("*", "arn:aws:iam::999999999999:root", "999999999999"):
-        with refused("NotImplementedException", "shares a backup with another account", 501):
-            api.put_resource_policy(ResourceArn=arn, Policy=policy(stranger))
+        api.put_resource_policy(ResourceArn=arn, Policy=policy(stranger))
+        assert api.get_resource_policy(ResourceArn=arn)["Policy"] == policy(stranger)
+    api.put_resource_policy(ResourceArn=arn, Policy=own)
     with refused(INVALID, "The policy is malformed"):
         api.put_resource_policy(ResourceArn=arn, Policy="{}")
     with refused(INVALID, "Only backups have resource policies"):

@@ -49,6 +49,7 @@ NOWHERE: dict[str, dict[str, Any]] = {
         "SubnetIds": ["subnet-0123456789abcdef0"],
         "SourceBackupId": NO_BACKUP,
     },
+    "copy_backup_to_region": {"BackupId": NO_BACKUP, "DestinationRegion": "us-west-2"},
     "delete_backup": {"BackupId": NO_BACKUP},
     "restore_backup": {"BackupId": NO_BACKUP},
     "modify_backup_attributes": {"BackupId": NO_BACKUP, "NeverExpires": True},

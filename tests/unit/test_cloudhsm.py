@@ -25,7 +25,7 @@ from hsmsim.services.cloudhsm.model import (
     Settings,
     Unverified,
 )
-from hsmsim.services.cloudhsm.plan import Do, Step, next_due, next_step
+from hsmsim.services.cloudhsm.plan import Do, Step, loose_due, next_due, next_of_loose, next_step
 from hsmsim.storage.database import Database
 from hsmsim.storage.migrate import GATEWAY, migrate, upgrade
 
@@ -235,8 +235,8 @@ def test_backups_are_listed_as_they_were_made_also_those_of_an_older_database(tm
     with database.write() as tx:
         upgrade(tx, GATEWAY, "0005")
     older = [backup("b", created=NOW + 1), backup("a", created=NOW), backup("c", created=NOW + 1)]
-    names = [column.name for column in store.BACKUPS.columns if column.name != "sequence"]
     with database.write() as tx:
+        names = [column["name"] for column in sa.inspect(tx).get_columns(store.BACKUPS.name)]
         for one in older:
             values = {name: getattr(one, name) for name in names} | {"state": one.state.value}
             marks = ", ".join(f":{name}" for name in names)
@@ -247,7 +247,35 @@ def test_backups_are_listed_as_they_were_made_also_those_of_an_older_database(tm
         store.add_backup(tx, backup("0", created=NOW - DAY_S))
         assert [one.id[-1] for one in store.backups(tx)] == ["a", "b", "c", "d", "0"]
         assert store.backup(tx, "backup-b") == older[0]
+        store.replace_backup(tx, backup("c", created=NOW + 2, loose=True))
+        assert [one.id[-1] for one in store.backups(tx)] == ["a", "b", "c", "d", "0"]
+        assert [one.id[-1] for one in store.backups_of(tx, older[0].cluster)] == ["a", "b", "d", "0"]
     database.close()
+
+
+def test_a_backup_that_was_taken_back_is_kept_as_long_again() -> None:
+    late = NOW + 90 * DAY_S
+    back = [backup("1", restored=late), backup("2", created=NOW + 1)]
+    assert step(cluster(), [], "", back, late + 90 * DAY_S - 1) is None
+    assert step(cluster(), [], "", back, late + 90 * DAY_S) == Step(Do.EXPIRE, "backup-1")
+    assert next_due(Scene(cluster(), (), tuple(back[:1]), {}, late)) == late + 90 * DAY_S
+
+
+def test_what_happens_to_a_backup_that_no_cluster_rules() -> None:
+    def due(one: Backup, now: float = NOW, wanted: str = "") -> tuple[Step | None, float | None]:
+        return next_of_loose(one, now, frozenset({wanted})), loose_due(one, now)
+
+    coming = backup("1", BackupState.CREATE_IN_PROGRESS, due=NOW + 5, loose=True)
+    assert due(coming) == (None, NOW + 5)
+    assert due(coming, NOW + 5) == (Step(Do.COPY_IMAGE, "backup-1"), None)
+    assert due(backup("1", loose=True), NOW + 4000 * DAY_S) == (None, None)
+    pending = backup("1", BackupState.PENDING_DELETION, delete_at=NOW + 7, loose=True)
+    assert due(pending) == (None, NOW + 7)
+    assert due(pending, NOW + 7) == (Step(Do.REMOVE, "backup-1"), None)
+    gone = backup("1", BackupState.DELETED, loose=True)
+    assert due(gone) == (Step(Do.WIPE, "backup-1"), None)
+    assert due(gone, wanted="backup-1") == (None, None)
+    assert due(replace(gone, image=False)) == (None, None)
 
 
 def test_an_image_goes_when_no_hsm_is_made_from_it() -> None:

@@ -56,7 +56,7 @@ LOOSE: Final = "loose"
 
 
 class Worker:
-    """The reconciler of all clusters, each a part of its own, and of the backups that no cluster rules, one part more."""
+    """The reconciler of all clusters, each a part of its own, and of the backups that no cluster rules, one part."""
 
     name = WORKER
 
