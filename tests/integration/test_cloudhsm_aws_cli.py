@@ -136,7 +136,7 @@ def test_tags_policies_and_the_end_of_backups(sim: Simulator, aws: Aws, active: 
         f"The resource policy of {backup['BackupArn']} not found."
     )
     assert aws("copy-backup-to-region", *named, "--destination-region", "us-east-1")["DestinationBackup"] == {
-        "CreateTimestamp": backup["CreateTimestamp"],
+        "CreateTimestamp": gone["CreateTimestamp"],
         "SourceRegion": REGION,
         "SourceBackup": backup["BackupId"],
         "SourceCluster": active,
