@@ -53,12 +53,24 @@ def test_session_keys_stay_on_their_hsm(two: Cluster) -> None:
         assert there.find(label="local") == ()
 
 
+def quickest(log_in: Callable[[], object], client: Client) -> float:
+    """Seconds that a login takes at best; the client is logged in at the end."""
+    times = []
+    for _ in range(5):
+        with suppress(CkrError):
+            client.logout()
+        began = time.perf_counter()
+        log_in()
+        times.append(time.perf_counter() - began)
+    return min(times)
+
+
 def test_a_ticket_lets_in_on_the_other_hsm_without_a_hash(two: Cluster) -> None:
     with two.hsms[0].user("alice") as here, two.hsms[1].client() as there:
         key = here.aes(token=True)
-        began = time.perf_counter()
-        there.call(m.LoginTicketRequest(here.login_ticket))
-        assert time.perf_counter() - began < 0.02
+        assert quickest(lambda: there.call(m.LoginTicketRequest(here.login_ticket)), there) < 0.5 * quickest(
+            lambda: there.login("alice"), there
+        )
         assert there.encrypt(key, bytes(16)) == here.encrypt(key, bytes(16))
 
 

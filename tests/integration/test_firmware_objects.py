@@ -74,15 +74,12 @@ def test_an_attribute_that_nobody_knows_finds_nothing(alice: Client) -> None:
     assert alice.call(m.FindRequest((Attr(0x80001234, b"x"),))).objects == ()
 
 
-def test_find_by_label_among_many_takes_under_two_milliseconds(bob: Client) -> None:
+def test_find_by_label_among_many(bob: Client) -> None:
+    made = {}
     for number in range(250):
-        bob.create(CERTIFICATE | {CKA.LABEL: f"many-{number}", CKA.TOKEN: False})
-    times = []
-    for number in range(50):
-        began = time.perf_counter()
-        assert len(bob.find(label=f"many-{number}")) == 1
-        times.append(time.perf_counter() - began)
-    assert sorted(times)[25] < 0.002
+        made[number] = bob.create(CERTIFICATE | {CKA.LABEL: f"many-{number}", CKA.TOKEN: False})
+    for number, handle in made.items():
+        assert bob.find(label=f"many-{number}") == (handle,)
 
 
 # ---- read --------------------------------------------------------------------------------------------------------
