@@ -105,7 +105,7 @@ def _value(value: bool | int | bytes | str) -> bytes:  # noqa: FBT001 - a CK_BBO
 def find(client: HsmClient, label: str | None = None) -> list[int]:
     """Return the handles of the keys that the user may see, all or those of a label."""
     wanted: Attributes = {} if label is None else {CKA.LABEL: label}
-    handles = []
+    handles: list[int] = []
     for kind in CLASSES:
         template = encoded({CKA.CLASS: int(kind), **wanted})
         handles += client.call(FindRequest(template=template), session=SESSION).objects
@@ -119,7 +119,7 @@ def look(client: HsmClient, handle: int) -> Key:
     values = {one.type: one.value or b"" for one in read}
     facts = client.call(KeyFactsRequest(object=handle), session=SESSION)
     object_class = CKO(facts.class_)
-    owner, shared, extractable = "", (), True
+    owner, shared, extractable = "", tuple[str, ...](), True
     if object_class is not CKO.PUBLIC_KEY:
         people = client.call(KeyUsersRequest(key=handle), session=SESSION)
         owner, shared = people.owner.decode(), tuple(name.decode() for name in people.shared)
@@ -191,7 +191,7 @@ def generate_secret(client: HsmClient, key_type: CKK, bits: int, wish: Wish) -> 
     template = _secret(key_type, wish) | {CKA.VALUE_LEN: bits // 8}
     request = GenerateKeyRequest(mechanism=Mechanism(_SECRETS[key_type]), template=encoded(template))
     try:
-        return int(client.call(request, session=SESSION).key)
+        return client.call(request, session=SESSION).key
     except CkrError as error:
         raise explain(error, f"Making the {key_type.name} key {wish.label}", _REASONS) from error
 
@@ -213,7 +213,7 @@ def import_key(client: HsmClient, file: KeyFile, wish: Wish) -> tuple[int, int]:
 
 
 def _create(client: HsmClient, attributes: Attributes) -> int:
-    return int(client.call(CreateObjectRequest(template=encoded(attributes)), session=SESSION).object)
+    return client.call(CreateObjectRequest(template=encoded(attributes)), session=SESSION).object
 
 
 def _halves(key_type: CKK, wish: Wish, key_id: bytes) -> tuple[Attributes, Attributes]:

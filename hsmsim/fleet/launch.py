@@ -91,7 +91,6 @@ def info(places: Places, hsm_id: str) -> HsmInfoResponse | None:
     """Return what the HSM says of itself; None if it does not answer within LOOK_SECONDS."""
     try:
         with HsmClient(places.socket(hsm_id), seconds=LOOK_SECONDS) as client:
-            answer: HsmInfoResponse = client.call(HsmInfoRequest())
-            return answer
+            return client.call(HsmInfoRequest())
     except (OSError, HsmsimError):
         return None

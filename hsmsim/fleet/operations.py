@@ -13,7 +13,7 @@ import secrets
 import shutil
 import time
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 from msgspec import structs
 
@@ -38,12 +38,13 @@ from hsmsim.storage import files
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
     from pathlib import Path
-    from typing import Any
 
     from hsmsim.config import Places
     from hsmsim.fleet.protocol import CreateHsm
+    from hsmsim.hsm.codec import Request, Response
     from hsmsim.hsm.roots.process import Roots
 
+_Answer = TypeVar("_Answer", bound="Response")
 HEARD_SECONDS: Final = 1.0
 """In which HSMs that serve have found each other again, at a beat of 250 ms: before that no new key is made."""
 MODES_OF: Final = {"hsm1.medium": (FIPS,), "hsm2m.medium": (FIPS, NON_FIPS)}
@@ -101,7 +102,7 @@ def certificates(places: Places, cluster_id: str) -> CertificatesView:
     return CertificatesView(*(getattr(found, name) for name in CertificatesView.__struct_fields__))
 
 
-def _ask(places: Places, cluster_id: str, request: Any) -> Any:  # noqa: ANN401 - as HsmClient.call
+def _ask(places: Places, cluster_id: str, request: Request[_Answer]) -> _Answer:
     """Ask the first HSM of a cluster that answers."""
     cluster = state.load(places).cluster(cluster_id)
     for hsm in cluster.hsms:

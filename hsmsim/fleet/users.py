@@ -83,7 +83,7 @@ def create(client: HsmClient, name: str, role: Role, password: str) -> int:
     }
     try:
         request = UserCreateRequest(name=name.encode(), role=role.number, password=password.encode())
-        return int(client.call(request).user_id)
+        return client.call(request).user_id
     except CkrError as error:
         raise explain(error, f"Making user {name}", reasons) from error
 
@@ -132,6 +132,6 @@ def create_partition(client: HsmClient, name: str, password: str) -> int:
         CKR.FUNCTION_REJECTED: "there is one of this name",
     }
     try:
-        return int(client.call(PartitionCreateRequest(name=name.encode(), password=password.encode())).partition_id)
+        return client.call(PartitionCreateRequest(name=name.encode(), password=password.encode())).partition_id
     except CkrError as error:
         raise explain(error, f"Making partition {name}", reasons) from error

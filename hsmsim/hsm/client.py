@@ -10,24 +10,25 @@ from __future__ import annotations
 import socket
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final, Self
+from typing import TYPE_CHECKING, Any, Final, Self, TypeVar
 
 from hsmsim.errors import CkrError, HsmsimError
 from hsmsim.hsm.cryptoki import CKR, ERROR_TEXT
-from hsmsim.hsm.messages import OPS, HelloRequest, LoginRequest
+from hsmsim.hsm.messages import HelloRequest, LoginRequest
 from hsmsim.hsm.wire import RESPONSE, Header
 
 if TYPE_CHECKING:
     from os import PathLike
     from types import TracebackType
 
+    from hsmsim.hsm.codec import Request, Response
     from hsmsim.hsm.messages import HelloResponse, LoginResponse
 
 VERSION: Final = 1
 SECONDS: Final = 60.0
 _CREDENTIALS: Final = struct.Struct("iII")  # struct ucred
 _OTHERS_WRITE: Final = 0o022
-_OP_OF: Final = {info.request_type: info for info in OPS.values()}
+_Answer = TypeVar("_Answer", bound="Response")
 
 
 class StrangerError(HsmsimError):
@@ -102,31 +103,28 @@ class HsmClient:
         """Close the connection."""
         self._socket.close()
 
-    def call(self, request: Any, session: int = 0) -> Any:  # noqa: ANN401 - the pair of OPS; a table has no types
-        """Send a request of hsmsim.hsm.messages and return its response."""
+    def call(self, request: Request[_Answer], session: int = 0) -> _Answer:
+        """Send a request and return its response."""
         rv, content = self.exchange(request, session)
-        info = _OP_OF[type(request)]
         if rv != CKR.OK:
             text = ERROR_TEXT.get(rv, "")
-            raise CkrError(rv, text or f"{info.name} was answered with CK_RV 0x{rv:08X}")
-        return info.response_type.decode(content)
+            raise CkrError(rv, text or f"{request.OP.name} was answered with CK_RV 0x{rv:08X}")
+        return request.response().decode(content)
 
-    def exchange(self, request: Any, session: int = 0) -> tuple[int, bytes]:  # noqa: ANN401 - as above
+    def exchange(self, request: Request[Any], session: int = 0) -> tuple[int, bytes]:
         """Send a request and return the CK_RV and the payload, which GET_ATTRIBUTES has with some errors too."""
-        info = _OP_OF[type(request)]
         self._seq += 1
         payload = request.encode()
-        self._socket.sendall(Header(len(payload), info.code, self._seq, session).encode() + payload)
+        self._socket.sendall(Header(len(payload), request.OP, self._seq, session).encode() + payload)
         header = Header.decode(self._receive(Header.SIZE))
         content = self._receive(header.length)
-        if header.op != info.code | RESPONSE or header.seq != self._seq:
-            raise ConnectionError(f"this is no answer to {info.name}")
+        if header.op != request.OP | RESPONSE or header.seq != self._seq:
+            raise ConnectionError(f"this is no answer to {request.OP.name}")
         return header.word, content
 
     def login(self, name: str, password: str, user_type: int) -> LoginResponse:
         """Log in: CKU_SO for admins, CKU_USER for crypto users."""
-        answer: LoginResponse = self.call(LoginRequest(user_type, name.encode(), password.encode()))
-        return answer
+        return self.call(LoginRequest(user_type, name.encode(), password.encode()))
 
     def _receive(self, length: int) -> bytes:
         received = bytearray()

@@ -103,15 +103,6 @@ def check(rv: int) -> None:
         raise CkrError(rv, f"the engine answered 0x{rv:08X} {text}".rstrip())
 
 
-def mechanism_bytes(mechanism: Mechanism) -> bytes:
-    """A mechanism as on the wire."""
-    from hsmsim.hsm.wire import Writer  # noqa: PLC0415 - keeps this module's import light
-
-    writer = Writer()
-    mechanism.write(writer)
-    return writer.done()
-
-
 class Engine:
     """One engine; the process has exactly one, for as long as it lives."""
 
@@ -378,7 +369,7 @@ class Engine:
     def wrap(self, wrapping: Material, mechanism: Mechanism, key: Material) -> tuple[bytes, bytes]:
         """The wrapped key, and the IV that was made for it."""
         keep: list[Any] = []
-        outer, inner, how = self._material(wrapping, keep), self._material(key, keep), mechanism_bytes(mechanism)
+        outer, inner, how = self._material(wrapping, keep), self._material(key, keep), mechanism.encode()
         iv, iv_size = _ffi.new("uint8_t[16]"), _ffi.new("size_t *", 16)
 
         def call(out: _Raw, size: _Raw) -> int:
@@ -393,7 +384,7 @@ class Engine:
     ) -> bytes:
         """Masked material of a wrapped key."""
         keep: list[Any] = []
-        outer, how = self._material(unwrapping, keep), mechanism_bytes(mechanism)
+        outer, how = self._material(unwrapping, keep), mechanism.encode()
         return self._variable(
             lambda out, size: _lib.he_unwrap(
                 self._engine, outer, how, len(how), wrapped, len(wrapped), object_class, key_type, out, size
@@ -403,7 +394,7 @@ class Engine:
     def derive(self, base: Material, mechanism: Mechanism, salt: Material | None, key_type: int, length: int) -> bytes:
         """Masked material of a derived secret key."""
         keep: list[Any] = []
-        raw, how = self._material(base, keep), mechanism_bytes(mechanism)
+        raw, how = self._material(base, keep), mechanism.encode()
         salted = _ffi.NULL if salt is None else self._material(salt, keep)
         return self._variable(
             lambda out, size: _lib.he_derive(self._engine, raw, how, len(how), salted, key_type, length, out, size)

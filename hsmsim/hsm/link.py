@@ -12,15 +12,15 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from hsmsim.errors import CkrError, HsmsimError
-from hsmsim.hsm.messages import MAX_FRAME_OPEN, Op
+from hsmsim.hsm.messages import MAX_FRAME_OPEN
 from hsmsim.hsm.wire import RESPONSE, Header, WireError
 
 if TYPE_CHECKING:
     from types import TracebackType
 
-    from hsmsim.hsm.wire import Message
+    from hsmsim.hsm.codec import Request, Response
 
-_Answer = TypeVar("_Answer", bound="Message")
+_Answer = TypeVar("_Answer", bound="Response")
 VERSION: Final = 1
 PROFILE_PEER: Final = 4
 """HELLO: another HSM, which a fault may cut off where it does not cut off clients."""
@@ -52,27 +52,27 @@ class Link:
     ) -> None:
         self.close()
 
-    def call(self, op: Op, request: Message, answer: type[_Answer]) -> _Answer:
+    def call(self, request: Request[_Answer]) -> _Answer:
         """Send a request and return its answer."""
         try:
-            return self._call(op, request, answer)
+            return self._call(request)
         except (OSError, WireError) as error:
             self.close()
             raise LinkError(str(error)) from error
 
-    def _call(self, op: Op, request: Message, answer: type[_Answer]) -> _Answer:
+    def _call(self, request: Request[_Answer]) -> _Answer:
         deadline = time.monotonic() + self._timeout
         self._sequence += 1
         payload = request.encode()
         self._socket.settimeout(self._timeout)
-        self._socket.sendall(Header(len(payload), op, self._sequence).encode() + payload)
+        self._socket.sendall(Header(len(payload), request.OP, self._sequence).encode() + payload)
         header = Header.decode(self._receive(Header.SIZE, deadline))
-        if header.op != op | RESPONSE or header.seq != self._sequence or header.length > MAX_FRAME_OPEN:
-            raise WireError(f"this is no answer to {op.name}")
+        if header.op != request.OP | RESPONSE or header.seq != self._sequence or header.length > MAX_FRAME_OPEN:
+            raise WireError(f"this is no answer to {request.OP.name}")
         content = self._receive(header.length, deadline)
         if header.word != 0:
-            raise CkrError(header.word, f"{op.name} was answered with CK_RV 0x{header.word:08X}")
-        return answer.decode(content)
+            raise CkrError(header.word, f"{request.OP.name} was answered with CK_RV 0x{header.word:08X}")
+        return request.response().decode(content)
 
     def _receive(self, length: int, deadline: float) -> bytes:
         received = bytearray()

@@ -37,7 +37,7 @@ from hsmsim.errors import CkrError, HsmsimError
 from hsmsim.hsm import images
 from hsmsim.hsm.cryptoki import CKR
 from hsmsim.hsm.link import Link, LinkError
-from hsmsim.hsm.messages import JoinRequest, JoinResponse, Op
+from hsmsim.hsm.messages import JoinRequest
 from hsmsim.hsm.roots import devices
 from hsmsim.ids import is_id
 from hsmsim.storage.database import Database
@@ -234,7 +234,7 @@ def _ask(database: Database, place: Place) -> None:
     for member in founding.read_members(database):
         try:
             with Link(member.socket, JOIN_SECONDS / 6) as link:
-                link.call(Op.JOIN, JoinRequest(place.hsm_id.encode()), JoinResponse)
+                link.call(JoinRequest(place.hsm_id.encode()))
                 return
         except (LinkError, CkrError) as error:
             _LOG.info("%s does not let %s in: %s", member.hsm_id, place.hsm_id, error)

@@ -10,19 +10,7 @@ from typing import TYPE_CHECKING, Final
 
 from hsmsim.errors import CkrError, StorageError
 from hsmsim.hsm.link import PROFILE_PEER, VERSION, Link, LinkError
-from hsmsim.hsm.messages import (
-    HelloRequest,
-    HelloResponse,
-    Op,
-    PeerBeatRequest,
-    PeerBeatResponse,
-    PeerHelloRequest,
-    PeerHelloResponse,
-    PeerProveRequest,
-    PeerProveResponse,
-    PeerSyncRequest,
-    PeerSyncResponse,
-)
+from hsmsim.hsm.messages import HelloRequest, PeerBeatRequest, PeerHelloRequest, PeerProveRequest, PeerSyncRequest
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -124,17 +112,17 @@ class Peer:
             raise LinkError("this HSM is cut off from the others, by a fault that was asked for")
 
     def _prove(self, link: Link) -> None:
-        hello = link.call(Op.HELLO, HelloRequest(VERSION, PROFILE_PEER, b"", b"", b""), HelloResponse)
+        hello = link.call(HelloRequest(VERSION, PROFILE_PEER, b"", b"", b""))
         if hello.hsm_id.decode("ascii", "replace") != self.hsm_id:
             raise LinkError(f"another HSM listens at {self.socket}")
         nonce = secrets.token_bytes(NONCE_BYTES)
         ids = (self._replica.hsm_id, self.hsm_id)
-        answer = link.call(Op.PEER_HELLO, PeerHelloRequest(self._replica.hsm_id.encode(), nonce), PeerHelloResponse)
+        answer = link.call(PeerHelloRequest(self._replica.hsm_id.encode(), nonce))
         expected = proof(self._keyring, self._replica, "responder", *ids, nonce, answer.nonce)
         if len(answer.nonce) != NONCE_BYTES or not hmac.compare_digest(answer.proof, expected):
             raise LinkError(f"{self.socket} does not have the cluster's masking key")
         ours = proof(self._keyring, self._replica, "initiator", *ids, nonce, answer.nonce)
-        link.call(Op.PEER_PROVE, PeerProveRequest(ours), PeerProveResponse)
+        link.call(PeerProveRequest(ours))
 
     def _talk(self, link: Link) -> None:
         while not self._stopping:
@@ -142,9 +130,9 @@ class Peer:
             wanted = self._wanted
             self._require_network()
             if wanted > self.applied:
-                applied = link.call(Op.PEER_SYNC, PeerSyncRequest(wanted), PeerSyncResponse).applied
+                applied = link.call(PeerSyncRequest(wanted)).applied
             else:
-                applied = link.call(Op.PEER_BEAT, PeerBeatRequest(self._replica.version), PeerBeatResponse).applied
+                applied = link.call(PeerBeatRequest(self._replica.version)).applied
             self.applied = applied
             if applied > self._replica.version:
                 self._replica.sync()

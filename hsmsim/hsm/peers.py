@@ -48,7 +48,7 @@ if TYPE_CHECKING:
 
     from hsmsim.clock import Clock
     from hsmsim.cluster.replica import Replica
-    from hsmsim.hsm.wire import Message
+    from hsmsim.hsm.codec import Response
 
 _LOG = logging.getLogger(__name__)
 
@@ -121,7 +121,7 @@ class Links:
         self._checked = self._purged = self._started
         self._database_down = False
         self._thread = threading.Thread(target=self._poll, name="poller", daemon=True)
-        self._handlers: dict[int, Callable[[int, bytes], Message]] = {
+        self._handlers: dict[int, Callable[[int, bytes], Response]] = {
             Op.PEER_HELLO: self._on_hello,
             Op.PEER_PROVE: self._on_prove,
             Op.PEER_SYNC: self._on_sync,
@@ -335,7 +335,7 @@ class Links:
 
     # ---- the other end --------------------------------------------------------------------------------------------
 
-    def _on_hello(self, client: int, payload: bytes) -> Message:
+    def _on_hello(self, client: int, payload: bytes) -> Response:
         request = PeerHelloRequest.decode(payload)
         hsm_id = request.hsm_id.decode("ascii", "replace")
         if len(request.nonce) != NONCE_BYTES or hsm_id == self._replica.hsm_id:
@@ -348,7 +348,7 @@ class Links:
         ours = proof(self._engine, self._replica, "responder", hsm_id, self._replica.hsm_id, request.nonce, nonce)
         return PeerHelloResponse(nonce, ours)
 
-    def _on_prove(self, client: int, payload: bytes) -> Message:
+    def _on_prove(self, client: int, payload: bytes) -> Response:
         request = PeerProveRequest.decode(payload)
         hsm_id, theirs, ours = self._pending.pop(client, ("", b"", b""))
         expected = proof(self._engine, self._replica, "initiator", hsm_id, self._replica.hsm_id, theirs, ours)
@@ -366,14 +366,14 @@ class Links:
         if hsm_id not in self._replica.members and self._replica.sync() and hsm_id not in self._replica.members:
             raise CkrError(CKR.ARGUMENTS_BAD, f"{hsm_id} is no member of this cluster")
 
-    def _on_sync(self, client: int, payload: bytes) -> Message:
+    def _on_sync(self, client: int, payload: bytes) -> Response:
         version = PeerSyncRequest.decode(payload).version
         self._answer(client)
         if version > self._replica.version:
             self._replica.sync()
         return PeerSyncResponse(self._replica.version)
 
-    def _on_beat(self, client: int, payload: bytes) -> Message:
+    def _on_beat(self, client: int, payload: bytes) -> Response:
         version = PeerBeatRequest.decode(payload).version
         self._answer(client)
         applied = self._replica.version
@@ -388,7 +388,7 @@ class Links:
             raise CkrError(CKR.USER_NOT_LOGGED_IN, "not a peer")
         self._answered[hsm_id] = self._clock.monotonic_ns()
 
-    def _on_join(self, _client: int, payload: bytes) -> Message:
+    def _on_join(self, _client: int, payload: bytes) -> Response:
         hsm_id = JoinRequest.decode(payload).hsm_id.decode("ascii", "replace")
         try:
             membership.admit(self._engine, self._replica, self._folder, hsm_id)

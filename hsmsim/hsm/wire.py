@@ -1,14 +1,19 @@
 """Primitives of the HSM wire: bounded little-endian fields, templates, and the frame's header.
 
-`hsmsim.hsm.messages` is generated on top of these from native/tables/wire.toml; native/wire/wire.c is the same in C.
-Whatever bytes come in, decoding returns a value or raises WireError.
+`hsmsim.hsm.codec` makes messages of these; native/wire/wire.c is the same in C. Whatever bytes come in, reading returns
+a value or raises WireError; packers raise struct.error, which `packed` turns into WireError.
 """
 
 from __future__ import annotations
 
 import struct
 from dataclasses import dataclass, field
-from typing import Protocol, Self
+from typing import TYPE_CHECKING, Final, Self, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sized
+
+_Value = TypeVar("_Value")
 
 UNAVAILABLE = 0xFFFFFFFF
 """A template entry's length that stands for CK_UNAVAILABLE_INFORMATION."""
@@ -48,17 +53,6 @@ class Attr:
 
 
 Template = tuple[Attr, ...]
-
-
-class Message(Protocol):
-    """What a frame carries after its header."""
-
-    def encode(self) -> bytes:
-        """Return the payload."""
-
-    @classmethod
-    def decode(cls, data: bytes) -> Self:
-        """Read a whole payload; WireError for any other bytes."""
 
 
 def located(value: bytes | Secret) -> Secret:
@@ -139,88 +133,71 @@ class Reader:
             raise WireError(f"{len(self._data) - self._at} bytes left over")
 
 
-class Writer:
-    """A payload that grows at its end."""
+# ---- packers: a value's bytes -------------------------------------------------------------------------------------
 
-    __slots__ = ("_data",)
+u8: Final[Callable[[int], bytes]] = _U8.pack
+u32: Final[Callable[[int], bytes]] = _U32.pack
+u64: Final[Callable[[int], bytes]] = _U64.pack
 
-    def __init__(self) -> None:
-        self._data = bytearray()
 
-    def done(self) -> bytes:
-        """Return what was written."""
-        return bytes(self._data)
+def blob(value: bytes) -> bytes:
+    """Length and bytes."""
+    return _U32.pack(len(value)) + value
 
-    def _pack(self, layout: struct.Struct, *values: int) -> None:
-        try:
-            self._data += layout.pack(*values)
-        except struct.error as error:
-            raise WireError(str(error)) from error
 
-    def u8(self, value: int) -> None:
-        """Write one byte."""
-        self._pack(_U8, value)
+def secret(value: bytes | Secret) -> bytes:
+    """A secret in the clear, as a client sends it; a Secret is only a place and cannot be sent."""
+    if isinstance(value, Secret):
+        raise WireError("a decoded secret cannot be encoded")
+    return blob(value)
 
-    def u32(self, value: int) -> None:
-        """Write four bytes, little-endian."""
-        self._pack(_U32, value)
 
-    def u64(self, value: int) -> None:
-        """Write eight bytes, little-endian."""
-        self._pack(_U64, value)
+def numbers(values: tuple[int, ...]) -> bytes:
+    """Count and numbers, each a u64."""
+    return struct.pack(f"<I{'Q' * len(values)}", len(values), *values)
 
-    def blob(self, value: bytes) -> None:
-        """Write the length and the bytes."""
-        self.u32(len(value))
-        self._data += value
 
-    def secret(self, value: bytes | Secret) -> None:
-        """Write a secret in the clear, as a client does; a Secret is only a place and cannot be written."""
-        if isinstance(value, Secret):
-            raise WireError("a decoded secret cannot be encoded")
-        self.blob(value)
+def strings(values: tuple[bytes, ...]) -> bytes:
+    """Count and byte strings."""
+    return b"".join([_count(values, STRINGS_LIMIT), *map(blob, values)])
 
-    def numbers(self, values: tuple[int, ...]) -> None:
-        """Write the count and each number as a u64."""
-        self.u32(len(values))
-        for value in values:
-            self.u64(value)
 
-    def strings(self, values: tuple[bytes, ...]) -> None:
-        """Write the count and each byte string."""
-        self._count(len(values), STRINGS_LIMIT)
-        for value in values:
-            self.blob(value)
+def template(attributes: Template) -> bytes:
+    """Count and attributes."""
+    return b"".join([_count(attributes, TEMPLATE_LIMIT), *map(_attribute, attributes)])
 
-    def template(self, attributes: Template) -> None:
-        """Write the count and each attribute."""
-        self._count(len(attributes), TEMPLATE_LIMIT)
-        for attribute in attributes:
-            if attribute.value is None:
-                self._pack(_ATTRIBUTE, attribute.type, UNAVAILABLE)
-            else:
-                self._pack(_ATTRIBUTE, attribute.type, len(attribute.value))
-                self._data += attribute.value
 
-    def _count(self, count: int, limit: int) -> None:
-        if count > limit:
-            raise WireError(f"{count} entries, at most {limit} are allowed")
-        self.u32(count)
+def _attribute(attribute: Attr) -> bytes:
+    if attribute.value is None:
+        return _ATTRIBUTE.pack(attribute.type, UNAVAILABLE)
+    return _ATTRIBUTE.pack(attribute.type, len(attribute.value)) + attribute.value
+
+
+def _count(values: Sized, limit: int) -> bytes:
+    if len(values) > limit:
+        raise WireError(f"{len(values)} entries, at most {limit} are allowed")
+    return _U32.pack(len(values))
+
+
+def packed(pack: Callable[[_Value], bytes], value: _Value) -> bytes:
+    """Return what `pack` makes of the value; WireError where it does not fit."""
+    try:
+        return pack(value)
+    except struct.error as error:
+        raise WireError(str(error)) from error
 
 
 def encode_template(attributes: Template) -> bytes:
     """Return a template alone, as it stands in the value of CKA_UNWRAP_TEMPLATE and its kind."""
-    writer = Writer()
-    writer.template(attributes)
-    return writer.done()
+    return packed(template, attributes)
 
 
 def decode_template(data: bytes) -> Template:
     """Read the value of CKA_UNWRAP_TEMPLATE and its kind."""
     reader = Reader(data)
-    template = reader.template()
+    attributes = reader.template()
     reader.end()
-    return template
+    return attributes
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
-from hsmsim.hsm import messages, wire
+from hsmsim.hsm import codec, messages, wire
 from hsmsim.hsm.cryptoki import CKA, CKG, CKK, CKM, CKO, CKZ
 from hsmsim.hsm.messages import Mechanism
 from hsmsim.hsm.wire import Attr, encode_template
 
 if TYPE_CHECKING:
-    from hsmsim.hsm.wire import Message
+    from hsmsim.hsm.codec import Fields, Response
 
 CORPUS = Path(__file__).parent / "corpus"
 Seeds = Iterator[tuple[str, bytes]]
@@ -73,31 +73,33 @@ def number(type_: int, value: int) -> Attr:
 # ---- any message ----------------------------------------------------------------------------------------------------
 
 
-def example(kind: type[Message]) -> Message:
+def example(kind: type[Fields]) -> Fields:
     """A message with something in each field."""
     values: dict[str, Any] = {
-        "int": 1,
-        "bytes": b"bytes",
-        "bytes | Secret": b"secret12",
-        "Mechanism": AES,
-        "Template": (Attr(CKA.LABEL, b"label"), number(CKA.CLASS, CKO.SECRET_KEY), Attr(CKA.VALUE, None)),
-        "tuple[int, ...]": (1, 2),
-        "tuple[bytes, ...]": (b"one", b""),
+        codec.U8: 1,
+        codec.U32: 1,
+        codec.U64: 1,
+        codec.Blob: b"bytes",
+        codec.InClear: b"secret12",
+        Mechanism: AES,
+        codec.Attributes: (Attr(CKA.LABEL, b"label"), number(CKA.CLASS, CKO.SECRET_KEY), Attr(CKA.VALUE, None)),
+        codec.Numbers: (1, 2),
+        codec.Strings: (b"one", b""),
     }
-    return kind(**{name: values[str(kind.__annotations__[name])] for name in kind.__struct_fields__})
+    return kind(**{name: values[kind.__annotations__[name]] for name in kind.__struct_fields__})
 
 
 def wire_messages() -> Seeds:
     """Each request and response that has fields."""
-    for index, op in enumerate(messages.OPS.values()):
-        for response, kind in enumerate((op.request_type, op.response_type)):
-            if not kind.__struct_fields__ and op.code != messages.Op.PING:
+    for index, request_type in enumerate(codec.REQUESTS.values()):
+        for response, kind in enumerate((request_type, request_type.response())):
+            if not kind.__struct_fields__ and request_type.OP != messages.Op.PING:
                 continue  # all empty ones are alike
-            name = f"{op.name.lower()}-{'response' if response else 'request'}"
+            name = f"{request_type.OP.name.lower()}-{'response' if response else 'request'}"
             yield name, u16(index * 2 + response) + example(kind).encode()
     for name, mechanism in MECHANISMS.items():
         request = messages.SignRequest(key=1, mechanism=mechanism, digested=0, data=b"data")
-        yield f"mechanism-{name}", u16(list(messages.OPS).index(messages.Op.SIGN) * 2) + request.encode()
+        yield f"mechanism-{name}", u16(list(codec.REQUESTS).index(messages.Op.SIGN) * 2) + request.encode()
 
 
 # ---- frames to the server -------------------------------------------------------------------------------------------
@@ -128,8 +130,8 @@ def signed(key: int, mechanism: Mechanism, data: bytes = bytes(32)) -> bytes:
 
 def server_frames() -> Seeds:
     """Each operation alone, each mechanism with its key, and frames in pieces."""
-    for op in messages.OPS.values():
-        yield op.name.lower(), LOGGED_IN + frame(op.code, example(op.request_type).encode())
+    for op, request_type in codec.REQUESTS.items():
+        yield request_type.OP.name.lower(), LOGGED_IN + frame(op, example(request_type).encode())
     hello = messages.HelloRequest(version=1, profile=0, partition=b"", vantage=b"", cookie=b"").encode()
     ping = wire.Header(length=0, op=messages.Op.PING, seq=1).encode()
     pairs = {"ecdsa": "ec", "eddsa": "ed", "hmac": "generic", "hmac-general": "generic", "cmac": "aes"}
@@ -172,7 +174,7 @@ STEPS = [
 PLAIN, PAYLOAD, CODE, BROKEN_HEADER, SHORT, RAW = range(6)
 
 
-def payload(message: Message) -> bytes:
+def payload(message: Response) -> bytes:
     """An answer with this payload."""
     return bytes([PAYLOAD]) + sized(message.encode())
 

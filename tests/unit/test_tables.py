@@ -8,7 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from hsmsim.hsm import cryptoki, messages
+from hsmsim.hsm import (
+    codec,
+    cryptoki,
+    messages,  # noqa: F401 - fills the codec's table
+)
 from hsmsim.hsm.cryptoki import (
     ATTRIBUTES,
     CKA,
@@ -103,9 +107,9 @@ def test_the_function_list_has_the_length_of_the_specification() -> None:
 
 
 def test_a_mechanisms_parameter_kinds_are_on_the_wire() -> None:
-    names = {kind.NAME for kind in messages.PARAMS.values()}
+    names = {kind.NAME for kind in codec.PARAMS.values()}
     assert {name for info in MECHANISMS.values() for name in info.params} <= names
-    assert [kind.KIND for kind in messages.PARAMS.values()] == list(messages.PARAMS)
+    assert [kind.KIND for kind in codec.PARAMS.values()] == list(codec.PARAMS)
 
 
 def test_the_cloudhsm_profile_advertises_what_aws_lists_and_the_hsm_has() -> None:

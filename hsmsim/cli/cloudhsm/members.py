@@ -64,8 +64,7 @@ class Members:
 
     def info(self) -> HsmInfoResponse:
         """What the first HSM says of itself and the cluster."""
-        answer: HsmInfoResponse = self.first().call(HsmInfoRequest())
-        return answer
+        return self.first().call(HsmInfoRequest())
 
     def login(self, name: str, role: Role, password: str) -> None:
         """Log in on all HSMs; CkrError of the one that checked the password."""
@@ -114,7 +113,7 @@ class Members:
 
     def _check(self, server: Server, client: HsmClient) -> None:
         """Whether this is an HSM of the configured cluster, and one whose certificate the customer's root issued."""
-        info: HsmInfoResponse = client.call(HsmInfoRequest())
+        info = client.call(HsmInfoRequest())
         cluster = self._cluster.cluster
         found, wanted = info.cluster_id.decode(), cluster.cluster_id
         if wanted and found != wanted:

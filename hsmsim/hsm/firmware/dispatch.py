@@ -18,17 +18,17 @@ from hsmsim.hsm.cryptoki import CKR
 from hsmsim.hsm.engine import CLIENT_GONE
 from hsmsim.hsm.firmware import access, connections, identity, keys, objects, reading, sharing, users
 from hsmsim.hsm.firmware.fair import FairQueue
-from hsmsim.hsm.messages import OPS, Op
+from hsmsim.hsm.messages import Op
 from hsmsim.hsm.wire import WireError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from hsmsim.hsm.codec import Response
     from hsmsim.hsm.engine import Request
     from hsmsim.hsm.firmware.state import Client, State
-    from hsmsim.hsm.wire import Message
 
-    Handler = Callable[[State, Client, Request], Message]
+    Handler = Callable[[State, Client, Request], Response]
 
 _LOG = logging.getLogger(__name__)
 
@@ -63,7 +63,7 @@ HANDLERS: Final[dict[int, Handler]] = {
     Op.KEY_UNSHARE: sharing.key_unshare,
     Op.KEY_USERS: sharing.key_users,
 }
-UNBOUND: Final[dict[int, Callable[[State, Request], Message]]] = {
+UNBOUND: Final[dict[int, Callable[[State, Request], Response]]] = {
     Op.HELLO: connections.hello,
     Op.HSM_INFO: connections.hsm_info,
     Op.CERTIFICATES: identity.certificates_of,
@@ -148,16 +148,16 @@ def _answer(state: State, request: Request) -> None:
     try:
         _run(state, request)
     except CkrError as error:
-        _LOG.log(logging.INFO if request.op in PEERS else logging.DEBUG, "%s: %s", OPS[request.op].name, error)
+        _LOG.log(logging.INFO if request.op in PEERS else logging.DEBUG, "%s: %s", Op(request.op).name, error)
         state.engine.reply(request.id, error.rv)
     except WireError as error:
-        _LOG.info("%s does not parse: %s", OPS[request.op].name, error)
+        _LOG.info("%s does not parse: %s", Op(request.op).name, error)
         state.engine.reply(request.id, CKR.ARGUMENTS_BAD)
     except StorageError as error:
-        _LOG.error("%s: %s", OPS[request.op].name, error)
+        _LOG.error("%s: %s", Op(request.op).name, error)
         state.engine.reply(request.id, CKR.DEVICE_ERROR)
     except Exception:  # noqa: BLE001 - the last edge: a defect costs one answer, not the HSM
-        _LOG.exception("%s failed", OPS[request.op].name)
+        _LOG.exception("%s failed", Op(request.op).name)
         state.engine.reply(request.id, CKR.GENERAL_ERROR)
 
 
