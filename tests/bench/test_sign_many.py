@@ -7,12 +7,12 @@ import os
 import secrets
 import statistics
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pkcs11
 import pytest
 
+from hsmsim.bench.machine import has_lanes
 from hsmsim.bench.target import temporary_keys
 from hsmsim.native import Signer
 
@@ -32,12 +32,11 @@ def rate(count: int, work: Callable[[], object]) -> float:
     return count / (time.perf_counter() - start)
 
 
+@pytest.mark.skipif(not has_lanes(), reason="no AVX512-IFMA")
 @pytest.mark.parametrize("kind", BARS)
 def test_one_thread_signs_many_faster_than_one_by_one(
     simulator: Simulator, monkeypatch: pytest.MonkeyPatch, tell: Callable[[str], None], kind: str
 ) -> None:
-    if "avx512ifma" not in Path("/proc/cpuinfo").read_text(encoding="utf-8"):
-        pytest.skip("no AVX512-IFMA")
     least, count, mechanism = BARS[kind]
     monkeypatch.setenv("HSMSIM_PKCS11_CONFIG", str(simulator.ready.module_config))
     token = pkcs11.lib(os.fspath(simulator.ready.module)).get_token(token_label=simulator.ready.token)

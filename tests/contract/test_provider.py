@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from conftest import Simulator
 
 ROOT = Path(__file__).resolve().parents[2]
+SANITIZED = ROOT / "build-asan/native/provider/hsmsim-provider.so"
 MESSAGE = b"what is signed, once whole and once digested\n"
 HASHES = {"sha1": hashes.SHA1, "sha224": hashes.SHA224, "sha256": hashes.SHA256}
 HASHES |= {"sha384": hashes.SHA384, "sha512": hashes.SHA512}
@@ -250,11 +251,9 @@ def test_a_server_with_jobs(openssl: OpenSsl, label: str) -> None:
     _serve_asynchronously(openssl, label, 4)
 
 
+@pytest.mark.skipif(not SANITIZED.exists(), reason="scripts/test without arguments makes the sanitized build")
 def test_under_address_sanitizer(simulator: Simulator, folder: Path) -> None:
     """The sanitized build of provider and module inside the ordinary openssl, its leaks apart (openssl has its own)."""
-    module = ROOT / "build-asan/native/provider/hsmsim-provider.so"
-    if not module.exists():
-        pytest.skip("scripts/test without arguments makes the sanitized build")
     libraries = [
         subprocess.run(
             ["gcc", f"-print-file-name=lib{name}.so"], check=True, capture_output=True, text=True
@@ -262,7 +261,7 @@ def test_under_address_sanitizer(simulator: Simulator, folder: Path) -> None:
         for name in ("asan", "ubsan")
     ]
     own = {"LD_PRELOAD": " ".join(libraries), "ASAN_OPTIONS": "detect_leaks=0:halt_on_error=1:exitcode=99"}
-    openssl = OpenSsl.make(simulator, folder, module=module, **own)
+    openssl = OpenSsl.make(simulator, folder, module=SANITIZED, **own)
     for label in KINDS:
         openssl.certificate(label)
         openssl.run("verify", "-CAfile", f"{label}.crt", f"{label}.crt")

@@ -241,9 +241,8 @@ def test_an_hsm_killed_while_its_cluster_is_restored_goes_on(made: Fleet) -> Non
     assert made.describe("b").users == 5
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 def test_only_the_fleets_own_users_are_heard(made: Fleet) -> None:
-    if os.geteuid() != 0:
-        pytest.skip("only root can become another user")
     program = (
         "import os, socket, sys\n"
         "from hsmsim.errors import CkrError\n"
