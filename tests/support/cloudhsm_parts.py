@@ -24,7 +24,6 @@ from hsmsim.config import Places
 from hsmsim.fleet import simclock
 from hsmsim.gateway import assembly, process
 from hsmsim.gateway.config import GatewayConfig
-from hsmsim.services.cloudhsm import worker as cloudhsm
 from hsmsim.services.cloudhsm.worker import Worker
 
 if TYPE_CHECKING:
@@ -45,6 +44,7 @@ class Doom:
         self._armed = os.environ.get("TESTS_DIE_AT", "")
         self._here = threading.local()  # each cluster has a thread of its own
         self._fleet = worker._fleet
+        worker._retry = RETRY_S
         for part in (worker, worker._loose):
             part._fleet = self
             part._steps = {do: partial(self._run, do.name, step) for do, step in part._steps.items()}
@@ -76,7 +76,6 @@ class Doom:
 
 def build(ports: Ports) -> Parts:
     parts = assembly.build(ports)
-    cloudhsm.RETRY_S = RETRY_S  # type: ignore[misc]
     (worker,) = (one for one in parts.reconcilers if isinstance(one, Worker))
     places = Places.resolve({**os.environ, "HSMSIM_HOME": str(ports.home)})
 

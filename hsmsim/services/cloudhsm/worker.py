@@ -51,6 +51,7 @@ STEPS: Final = 8
 """Of one cluster, before the others have their turn."""
 MESSAGE_CHARS: Final = 300
 RETRY_S: Final = (0.5, 5.0)
+"""Until a step that failed is tried again: at first, doubled by each failure, and at most."""
 LOOSE: Final = "loose"
 """The part that is no cluster: the backups that none rules."""
 
@@ -78,6 +79,7 @@ class Worker:
         self._network = network
         self._settings = settings
         self._loose = Loose(database, writer, clock, fleet)
+        self._retry = RETRY_S
         self._failures: dict[str, tuple[int, float]] = {}
         self._steps: Mapping[Do, Callable[[Scene, str], None]] = {
             Do.CREATED: self._created,
@@ -122,7 +124,7 @@ class Worker:
         try:
             pause = self._go_on(cluster_id)
         except HsmsimError as error:
-            pause = min(RETRY_S[0] * 2**failures, RETRY_S[1])
+            pause = min(self._retry[0] * 2**failures, self._retry[1])
             self._failures[cluster_id] = failures + 1, self._clock.monotonic_ns() / 1e9 + pause
             self._tell(cluster_id, error)
         else:
