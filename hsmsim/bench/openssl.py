@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import os
 import subprocess
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Final, Protocol
 
 from hsmsim.config import module_path
 from hsmsim.errors import HsmsimError
+from hsmsim.fleet import keyreference
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -130,18 +130,6 @@ def uri(token: str, label: str) -> str:
     return f"pkcs11:token={token};object={label};type=private"
 
 
-def reference(name: str) -> str:
-    """A PEM that names a key instead of holding it: SEQUENCE of VisibleString and UTF8String."""
-
-    def part(tag: int, content: bytes) -> bytes:
-        size = len(content)
-        return bytes([tag, *((size,) if size < 0x80 else (0x82, *size.to_bytes(2)))]) + content  # noqa: PLR2004 - X.690
-
-    der = part(0x30, part(0x1A, b"PKCS#11 Provider URI v1.0") + part(0x0C, name.encode()))
-    body = base64.encodebytes(der).decode()
-    return f"-----BEGIN PKCS#11 PROVIDER URI-----\n{body}-----END PKCS#11 PROVIDER URI-----\n"
-
-
 def tool(command: list[str], environment: Mapping[str, str] | None = None, text: str = "") -> str:
     """Run a command-line tool; its standard output. HsmsimError quotes what it complained of."""
     done = subprocess.run(  # noqa: S603 - fixed commands
@@ -191,6 +179,6 @@ def provider_sites(folder: Path, sites: Mapping[str, Site], token: str, labels: 
     named = {}
     for kind, site in sites.items():
         key = folder / f"{kind}.pem"
-        key.write_text(reference(uri(token, labels[kind])), encoding="utf-8")
+        key.write_bytes(keyreference.document(uri(token, labels[kind])))
         named[kind] = Site(site.certificate, str(key), site.text)
     return named

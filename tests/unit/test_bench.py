@@ -12,7 +12,6 @@ from hsmsim.bench import contenders as who
 from hsmsim.bench import document, handshakes, report
 from hsmsim.bench.bars import BARS, Bar, Relation, Side, judge
 from hsmsim.bench.measure import Contender, Measurement, find, interleave, run_once
-from hsmsim.bench.openssl import reference
 from hsmsim.bench.signing import GCM, SIGN, Done, Pace
 from hsmsim.errors import HsmsimError
 
@@ -162,9 +161,3 @@ def test_a_run_tells_its_processor_time() -> None:
     numbers = run_once(Contender("busy", ("python3", "-c", busy), processors=frozenset({0})), 1)
     assert 0.15 <= numbers["clients_s"] <= numbers["elapsed_s"] + 0.05
     assert numbers["workers_s"] == numbers["hsms_s"] == 0
-
-
-def test_a_pem_that_names_a_key() -> None:
-    lines = reference("pkcs11:object=" + "x" * 200).splitlines()
-    assert lines[0] == "-----BEGIN PKCS#11 PROVIDER URI-----"
-    assert lines[-1] == "-----END PKCS#11 PROVIDER URI-----"
