@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from enum import StrEnum
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from hsmsim.errors import CkrError, HsmsimError
 from hsmsim.fleet import state
-from hsmsim.hsm.client import HsmClient
+from hsmsim.hsm.client import SECONDS, HsmClient
 from hsmsim.hsm.cryptoki import CKF, CKR, CKU
 from hsmsim.hsm.messages import OpenSessionsRequest
 
@@ -20,9 +20,11 @@ if TYPE_CHECKING:
 
     from hsmsim.config import Places
     from hsmsim.fleet.credentials import Credential
-    from hsmsim.fleet.state import Fleet
+    from hsmsim.fleet.state import Cluster
 
-SESSION = 1
+SESSION: Final = 1
+HELLO_SECONDS: Final = 2.0
+"""How long an HSM may take to answer while another one may be quicker."""
 
 
 class Role(StrEnum):
@@ -55,26 +57,53 @@ def role_of(number: int) -> Role:
 @contextmanager
 def connect(places: Places, partition: str = "", credential: Credential | None = None) -> Iterator[HsmClient]:
     """Connect to the first HSM that answers, open the session SESSION, and log in; HsmsimError says why not."""
-    fleet = state.load(places)
-    with _first(places, fleet, partition) as client:
+    cluster = state.load(places).only_cluster()
+    with _first(places, cluster, partition) as client:
         client.call(OpenSessionsRequest(ids=(SESSION,), flags=(CKF.SERIAL_SESSION | CKF.RW_SESSION,)))
         if credential is not None:
             login(client, credential)
         yield client
 
 
-def _first(places: Places, fleet: Fleet, partition: str) -> HsmClient:
-    cluster, uid = fleet.only_cluster(), state.uid_of(fleet.account)
-    for hsm in cluster.hsms:
-        try:
-            return HsmClient.connect(places.socket(hsm.hsm_id), partition, uid=uid)
-        except OSError:
-            continue
-        except CkrError as error:
-            if error.rv == CKR.TOKEN_NOT_PRESENT:
-                raise HsmsimError(f"There is no partition {partition!r}. See: hsmsim partition list") from error
-            raise
-    raise HsmsimError(f"No HSM of {cluster.cluster_id} answers. Start them: hsmsim up --detach, or hsmsim hsm start ID")
+def answering(places: Places, cluster: Cluster, partition: str = "") -> Iterator[HsmClient]:
+    """Connect to the cluster's HSMs one by one; the caller closes.
+
+    First to those that answer within HELLO_SECONDS, as one that is cut off from clients does not, then to slower ones.
+    """
+    uid = state.uid_of(state.load(places).account)
+    sockets = [places.socket(hsm.hsm_id) for hsm in cluster.hsms]
+    for seconds in (HELLO_SECONDS, SECONDS):
+        silent = []
+        for path in sockets:
+            try:
+                client = HsmClient.connect(path, partition, hello_seconds=seconds, uid=uid)
+            except TimeoutError:
+                silent.append(path)
+            except OSError:
+                continue
+            else:
+                yield client
+        sockets = silent
+
+
+def silence(cluster: Cluster) -> HsmsimError:
+    """Return the error for a cluster of which no HSM answers."""
+    return HsmsimError(
+        f"No HSM of {cluster.cluster_id} answers. Start them: hsmsim up --detach, or hsmsim hsm start ID; "
+        "faults that were asked for: hsmsim fault list"
+    )
+
+
+def _first(places: Places, cluster: Cluster, partition: str) -> HsmClient:
+    try:
+        client = next(answering(places, cluster, partition), None)
+    except CkrError as error:
+        if error.rv == CKR.TOKEN_NOT_PRESENT:
+            raise HsmsimError(f"There is no partition {partition!r}. See: hsmsim partition list") from error
+        raise
+    if client is None:
+        raise silence(cluster)
+    return client
 
 
 _LOGIN_REASONS = {

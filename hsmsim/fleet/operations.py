@@ -12,14 +12,14 @@ import os
 import secrets
 import shutil
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
 from msgspec import structs
 
 from hsmsim.cluster.model import FIPS, NON_FIPS
 from hsmsim.errors import HsmsimError
-from hsmsim.fleet import databases, launch, state, tcp
+from hsmsim.fleet import access, databases, launch, state, tcp
 from hsmsim.fleet.protocol import CertificatesView, HsmView, ImageView
 from hsmsim.hsm import imagefile
 from hsmsim.hsm.client import HsmClient
@@ -105,13 +105,10 @@ def certificates(places: Places, cluster_id: str) -> CertificatesView:
 def _ask(places: Places, cluster_id: str, request: Request[_Answer]) -> _Answer:
     """Ask the first HSM of a cluster that answers."""
     cluster = state.load(places).cluster(cluster_id)
-    for hsm in cluster.hsms:
-        try:
-            with HsmClient(places.socket(hsm.hsm_id)) as client:
-                return client.call(request)
-        except OSError:
-            continue
-    raise HsmsimError(f"No HSM of {cluster_id} answers. Start one: hsmsim hsm list, hsmsim hsm start ID")
+    for client in access.answering(places, cluster):
+        with client, suppress(OSError):
+            return client.call(request)
+    raise access.silence(cluster)
 
 
 # ---- HSMs ------------------------------------------------------------------------------------------------------------

@@ -80,15 +80,20 @@ class HsmClient:
         *,
         profile: int = 0,
         seconds: float = SECONDS,
+        hello_seconds: float | None = None,
         uid: int | None = None,
     ) -> Self:
-        """Connect and say HELLO to a partition (empty: the first). CkrError CKR_TOKEN_NOT_PRESENT: there is none."""
-        client = cls(path, seconds=seconds, uid=uid)
+        """Connect and say HELLO to a partition (empty: the first). CkrError CKR_TOKEN_NOT_PRESENT: there is none.
+
+        seconds: how long to wait for each answer; hello_seconds: for the first one, if not as long.
+        """
+        client = cls(path, seconds=hello_seconds or seconds, uid=uid)
         try:
             client.hello = client.call(HelloRequest(VERSION, profile, partition.encode(), b"", b""))
         except (OSError, CkrError):
             client.close()
             raise
+        client._socket.settimeout(seconds)
         return client
 
     def __enter__(self) -> Self:

@@ -6,12 +6,15 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
+
+from hsmsim.hsm.client import SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -100,6 +103,17 @@ def test_a_killed_hsm_is_seen_and_started_again(new_simulator: Callable[..., Sim
     one.run("key", "generate", "ec", "--label", "accepted")
     one.run("hsm", "stop", second)
     assert [found["label"] for found in json.loads(one.run("key", "list", "--json"))] == ["accepted", "accepted"]
+
+
+def test_a_command_goes_to_another_hsm_where_the_first_is_cut_off(simulator: Simulator) -> None:
+    first = simulator.hsm_ids[0]
+    simulator.run("fault", "partition", first, "--from", "clients")
+    try:
+        start = time.monotonic()
+        simulator.run("key", "list")
+        assert time.monotonic() - start < SECONDS / 2
+    finally:
+        simulator.run("fault", "clear", first)
 
 
 def test_the_clock_is_moved_shown_and_reset(simulator: Simulator) -> None:
