@@ -64,6 +64,7 @@ class Simulator:
     def start(self, number: int) -> None:
         launch.start(self.places, self.hsm_ids[number])
         launch.wait_ready(self.places, [self.hsm_ids[number]])
+        launch.wait_heard(self.places, self.hsm_ids)
 
     def stop(self, number: int) -> None:
         assert launch.stop(self.places, [self.hsm_ids[number]])

@@ -22,7 +22,10 @@ def hsm() -> None:
 
 
 def describe(places: Places, hsm_id: str) -> dict[str, object]:
-    """Return what is known about an HSM, from itself if it answers. state: as it says, else STARTING or STOPPED."""
+    """Return what is known about an HSM, from itself if it answers.
+
+    state: as it says, else STARTING or STOPPED; live: how many HSMs of the cluster it hears, itself included.
+    """
     fleet = state.load(places)
     found = launch.info(places, hsm_id)
     pid = launch.pid_of(places, hsm_id)
@@ -36,7 +39,7 @@ def describe(places: Places, hsm_id: str) -> dict[str, object]:
         "log": str(places.hsm_folder(hsm_id) / "hsm.log"),
     }
     counts: dict[str, object] = dict.fromkeys(
-        ("keys", "users", "clients", "sessions", "vault_objects", "vault_pending")
+        ("live", "keys", "users", "clients", "sessions", "vault_objects", "vault_pending")
     )
     if found is not None:
         one["state"] = found.state.decode()

@@ -11,7 +11,6 @@ from __future__ import annotations
 import os
 import secrets
 import shutil
-import time
 from contextlib import ExitStack, contextmanager, suppress
 from typing import TYPE_CHECKING, Final, TypeVar
 
@@ -45,8 +44,6 @@ if TYPE_CHECKING:
     from hsmsim.hsm.roots.process import Roots
 
 _Answer = TypeVar("_Answer", bound="Response")
-HEARD_SECONDS: Final = 1.0
-"""In which HSMs that serve have found each other again, at a beat of 250 ms: before that no new key is made."""
 MODES_OF: Final = {"hsm1.medium": (FIPS,), "hsm2m.medium": (FIPS, NON_FIPS)}
 """AWS's guide, "AWS CloudHSM cluster modes": non-FIPS clusters are of hsm2m.medium only."""
 
@@ -180,7 +177,7 @@ def run(places: Places, hsm_ids: list[str]) -> list[str]:
     """Start HSMs and wait until they serve; return those that did not run. The caller holds their cluster's lock."""
     with state.lock(places):
         started = begin(places, hsm_ids)
-    launch.wait_ready(places, hsm_ids)
+    wait_serving(places, hsm_ids)
     return started
 
 
@@ -190,6 +187,15 @@ def begin(places: Places, hsm_ids: list[str]) -> list[str]:
         _want(places, hsm_id, wanted=True)
         tcp.assign(places, hsm_id)
     return [hsm_id for hsm_id in hsm_ids if launch.start(places, hsm_id)]
+
+
+def wait_serving(places: Places, hsm_ids: list[str]) -> None:
+    """Return when these HSMs answer, and those of their clusters hear each other."""
+    launch.wait_ready(places, hsm_ids)
+    fleet = state.load(places)
+    for cluster in fleet.clusters:
+        if any(_has(cluster, hsm_id) for hsm_id in hsm_ids):
+            launch.wait_heard(places, [hsm.hsm_id for hsm in cluster.hsms])
 
 
 def start(places: Places, hsm_ids: list[str]) -> list[str]:
@@ -324,8 +330,6 @@ def set_timing(places: Places, cluster_id: str, profile: str) -> list[str]:
     for hsm_id in running:
         stop(places, [hsm_id])
         start(places, [hsm_id])
-    if len(running) > 1:
-        time.sleep(HEARD_SECONDS)
     return running
 
 

@@ -117,7 +117,7 @@ def _hsm_ids(places: Places) -> list[str]:
 
 def _start(places: Places, hsm_ids: list[str]) -> None:
     operations.begin(places, hsm_ids)
-    launch.wait_ready(places, hsm_ids)
+    operations.wait_serving(places, hsm_ids)
 
 
 def _initialize(places: Places, cluster_id: str, say: Callable[[str], None]) -> None:

@@ -277,6 +277,7 @@ class HsmInfoResponse(Response, frozen=True):
     mode: Blob
     model: Blob
     limited_write: U8
+    live: U32
 
 
 class HsmInfoRequest(Request[HsmInfoResponse], frozen=True):

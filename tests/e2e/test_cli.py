@@ -100,6 +100,7 @@ def test_a_killed_hsm_is_seen_and_started_again(new_simulator: Callable[..., Sim
     assert states == {first: "STOPPED", second: "ACTIVE"}
     assert "at least 2 HSMs" in one.run("key", "generate", "ec", "--label", "refused", status=1)
     one.run("hsm", "start", first)
+    assert [found["live"] for found in json.loads(one.run("hsm", "list", "--json"))] == [2, 2]
     one.run("key", "generate", "ec", "--label", "accepted")
     one.run("hsm", "stop", second)
     assert [found["label"] for found in json.loads(one.run("key", "list", "--json"))] == ["accepted", "accepted"]

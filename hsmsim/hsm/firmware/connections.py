@@ -193,4 +193,5 @@ def hsm_info(state: State, _request: Request) -> HsmInfoResponse:
         mode=state.replica.identity.mode.encode(),
         model=state.settings.model.encode(),
         limited_write=int(state.replica.identity.limited_write),
+        live=state.links.live(),
     )
