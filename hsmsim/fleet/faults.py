@@ -7,6 +7,7 @@ ends with it.
 from __future__ import annotations
 
 import signal
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
@@ -23,6 +24,7 @@ _DISKS: Final = {"fine": faults.Disk.FINE, "read-only": faults.Disk.READ_ONLY, "
 CUTS: Final = tuple(_CUTS)
 DISKS: Final = tuple(_DISKS)
 MAX_CLOCK_S: Final = 100 * 365 * 86_400
+PAUSE_SECONDS: Final = 10.0
 
 
 def _file(places: Places, hsm_id: str) -> Path:
@@ -57,8 +59,10 @@ def put(places: Places, wanted: FaultsView) -> None:
             raise HsmsimError(f"{wanted.hsm_id} does not run, so it cannot be paused.")
         faults.store(path, _checked(wanted))
         state.give(path, state.load(places).account)
-        if pid is not None and wanted.paused != _stopped(pid):
+        if pid is not None:  # to one that is so already it is nothing
             launch.send(places, wanted.hsm_id, signal.SIGSTOP if wanted.paused else signal.SIGCONT)
+    if pid is not None:
+        _wait(wanted, pid)
 
 
 def _checked(wanted: FaultsView) -> faults.Faults:
@@ -84,10 +88,23 @@ def clear(places: Places, hsm_id: str) -> None:
     put(places, FaultsView(hsm_id))
 
 
+def _wait(wanted: FaultsView, pid: int) -> None:
+    """Return when the last thread has heard of the signal."""
+    deadline = time.monotonic() + PAUSE_SECONDS
+    while _stopped(pid) != wanted.paused:
+        if time.monotonic() > deadline:
+            doing = "stop" if wanted.paused else "go on"
+            raise HsmsimError(
+                f"{wanted.hsm_id} did not {doing} within {PAUSE_SECONDS:.0f} s. Does it run? See: hsmsim hsm list"
+            )
+        time.sleep(0.01)
+
+
 def _stopped(pid: int) -> bool:
-    """Whether a process is stopped by a signal (proc(5), stat, field 3)."""
+    """Whether all threads of a process are stopped by a signal (proc(5), stat, field 3)."""
+    stats = Path(f"/proc/{pid}/task").glob("*/stat")
     try:
-        text = Path(f"/proc/{pid}/stat").read_text(encoding="ascii", errors="replace")
+        texts = [stat.read_text(encoding="ascii", errors="replace") for stat in stats]
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return text.rpartition(")")[2].split()[0] in {"T", "t"}
+    return bool(texts) and all(text.rpartition(")")[2].split()[0] in {"T", "t"} for text in texts)
