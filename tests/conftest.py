@@ -79,6 +79,21 @@ class Simulator:
         path = self.places.hsm_folder(self.hsm_ids[number]) / "hsm.log"
         return path.read_text(encoding="utf-8", errors="replace")
 
+    @contextmanager
+    def client(self, script: str, greeting: str) -> Iterator[subprocess.Popen[str]]:
+        """A Python program that `env` was told, when it has said its first line; it ends when its input does."""
+        with subprocess.Popen(
+            [sys.executable, "-c", script],
+            env=self.environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        ) as client:
+            assert client.stdout is not None
+            assert client.stdout.readline() == f"{greeting}\n"
+            yield client
+            client.communicate()
+
     def run(self, *arguments: str, text: str | None = None, status: int = 0) -> str:
         """Run the `hsmsim` command; its standard output. A wrong exit status fails with all that it printed."""
         done = subprocess.run(

@@ -49,23 +49,13 @@ def test_no_signature_fails_when_the_hsms_are_killed_in_turn(
     new_simulator: Callable[..., Simulator], rounds: int, tell: Callable[[str], None]
 ) -> None:
     simulator = new_simulator()
-    with subprocess.Popen(
-        [sys.executable, "-c", SIGN],
-        env=simulator.environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as client:
-        assert client.stdin is not None
-        assert client.stdout is not None
-        assert client.stdout.readline() == "ready\n"
+    with simulator.client(SIGN, "ready") as client:
         for round_ in range(rounds):
             time.sleep(1)
             simulator.kill(round_ % 2)
             time.sleep(0.5)
             simulator.start(round_ % 2)
-        client.stdin.close()
-        words = client.stdout.read().split()
+        words = client.communicate()[0].split()
     assert client.returncode == 0
     assert words[0] == "signed"
     assert int(words[1]) > 500 * rounds
@@ -76,16 +66,7 @@ def test_no_signature_fails_when_the_hsms_are_killed_in_turn(
 def test_no_signature_fails_while_the_last_hsm_waits_for_its_lease(new_simulator: Callable[..., Simulator]) -> None:
     simulator = new_simulator()
     folder = simulator.places.cluster_folder(simulator.ready.cluster_id)
-    with subprocess.Popen(
-        [sys.executable, "-c", SIGN],
-        env=simulator.environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as client:
-        assert client.stdin is not None
-        assert client.stdout is not None
-        assert client.stdout.readline() == "ready\n"
+    with simulator.client(SIGN, "ready") as client:
         simulator.kill(1)
         with closing(sqlite3.connect(folder / "cluster.db", isolation_level=None)) as blocker:
             blocker.execute("BEGIN IMMEDIATE")  # nobody renews a lease meanwhile
@@ -93,8 +74,7 @@ def test_no_signature_fails_while_the_last_hsm_waits_for_its_lease(new_simulator
             blocker.execute("ROLLBACK")
         time.sleep(0.5)
         simulator.start(1)  # a key is destroyed on two HSMs
-        client.stdin.close()
-        words = client.stdout.read().split()
+        words = client.communicate()[0].split()
     assert client.returncode == 0
     assert float(words[3]) > 0.2  # seconds: it was refused for a while
 

@@ -7,9 +7,7 @@ import os
 import signal
 import stat
 import subprocess
-import sys
 import time
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -80,24 +78,8 @@ def memory(pid: int) -> Iterator[bytes]:
                     continue
 
 
-@contextmanager
-def using(simulator: Simulator) -> Iterator[subprocess.Popen[str]]:
-    """A client that has signed with the known keys and has not ended."""
-    with subprocess.Popen(
-        [sys.executable, "-c", USE],
-        env=simulator.environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-    ) as client:
-        assert client.stdout is not None
-        assert client.stdout.readline() == "used\n"
-        yield client
-        client.communicate()
-
-
 def test_a_client_that_uses_a_key_never_has_it(simulator: Simulator, known: list[bytes]) -> None:
-    with using(simulator) as client:
+    with simulator.client(USE, "used") as client:
         seen = 0
         for block in memory(client.pid):
             seen += len(block)
@@ -108,7 +90,7 @@ def test_a_client_that_uses_a_key_never_has_it(simulator: Simulator, known: list
 
 def test_a_clients_core_has_no_key(simulator: Simulator, known: list[bytes], tmp_path: Path) -> None:
     """What the kernel writes when a client crashes, here on demand; written by gdb's gcore."""
-    with using(simulator) as client:
+    with simulator.client(USE, "used") as client:
         command = ["gcore", "-o", str(tmp_path / "core"), str(client.pid)]
         subprocess.run(command, check=True, capture_output=True, stdin=subprocess.DEVNULL, timeout=60)
     (core,) = tmp_path.glob("core*")
