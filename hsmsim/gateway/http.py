@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     import asyncio
     from asyncio import TimerHandle
 
+    from uvicorn import Config
+    from uvicorn.server import ServerState
+
     from hsmsim.gateway.crowd import Crowd
 
 MAX_HEAD: Final = 64 << 10
@@ -30,8 +33,8 @@ TLS: Final = "hsmsim.tls"
 class BoundedProtocol(HttpToolsProtocol):
     """One connection."""
 
-    def __init__(self, crowd: Crowd, *arguments: Any, **named: Any) -> None:  # noqa: ANN401 - as uvicorn calls it
-        super().__init__(*arguments, **named)
+    def __init__(self, crowd: Crowd, config: Config, server_state: ServerState, app_state: dict[str, Any]) -> None:
+        super().__init__(config, server_state, app_state)
         self.address = ""
         self._crowd = crowd
         self._whole = 0  # requests that have come in and are not answered yet

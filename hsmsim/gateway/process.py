@@ -17,7 +17,6 @@ import socket
 import ssl
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from typing import TYPE_CHECKING, Any, Final, TypeAlias
 
 import msgspec
@@ -64,18 +63,19 @@ class Listener:
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, with signals left to the process, and a handshake of TLS given up earlier than asyncio does."""
+    """uvicorn with our protocol and signals left to the process; gives up a handshake of TLS earlier than asyncio."""
+
+    def __init__(self, listener: Listener) -> None:
+        super().__init__(_uvicorn_config(listener))
+        self._crowd = listener.crowd
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen."""
         await self.lifespan.startup()
         loop, config = asyncio.get_running_loop(), self.config
 
-        def protocol() -> asyncio.Protocol:
-            made: asyncio.Protocol = config.http_protocol_class(  # type: ignore[call-arg]
-                config=config, server_state=self.server_state, app_state=self.lifespan.state
-            )
-            return made
+        def protocol() -> BoundedProtocol:
+            return BoundedProtocol(self._crowd, config, self.server_state, self.lifespan.state)
 
         self.servers = []
         for one in sockets or []:
@@ -171,7 +171,7 @@ async def _listen(config: GatewayConfig, aws: AwsApp, management: ManagementApp)
         listeners.append(Listener(_tcp_socket(config.host, config.port), aws, public))
     if config.tls_port is not None:
         listeners.append(Listener(_tcp_socket(config.host, config.tls_port), aws, public, _tls(config)))
-    servers = [_Server(_uvicorn_config(listener)) for listener in listeners]
+    servers = [_Server(listener) for listener in listeners]
     _stop_on_signals(servers)
     tasks = [
         asyncio.create_task(server.serve([listener.socket]))
@@ -221,7 +221,7 @@ def _uvicorn_config(listener: Listener) -> uvicorn.Config:
     context = listener.tls
     config = uvicorn.Config(
         listener.app,
-        http=partial(BoundedProtocol, listener.crowd),  # type: ignore[arg-type]
+        http="httptools",
         ws="none",
         loop="none",
         lifespan="off",
