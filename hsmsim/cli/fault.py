@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import wraps
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import click
 from msgspec import structs, to_builtins
@@ -13,11 +14,12 @@ from hsmsim.config import Places
 from hsmsim.fleet import faults, simclock
 
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
 
     from hsmsim.fleet.protocol import FaultsView
 
-hsm_id_argument = click.argument("hsm_id")
+Decision: TypeAlias = tuple[dict[str, Any], str]
+"""Members of FaultsView, and a sentence."""
 
 
 @click.group()
@@ -32,11 +34,17 @@ def fault() -> None:
 fault.add_command(kill)
 
 
-def _change(hsm_id: str, **members: Any) -> FaultsView:  # noqa: ANN401 - FaultsView's
-    places = Places.resolve()
-    wanted = structs.replace(faults.show(places, hsm_id), **members)
-    faults.put(places, wanted)
-    return wanted
+def _sets(decide: Callable[..., Decision]) -> click.Command:
+    """A command whose function decides which of FaultsView's members it sets, and what is said when that is done."""
+
+    @wraps(decide)
+    def command(hsm_id: str, **given: Any) -> None:  # noqa: ANN401 - the command's own parameters
+        places = Places.resolve()
+        members, told = decide(hsm_id, **given)
+        faults.put(places, structs.replace(faults.show(places, hsm_id), **members))
+        click.echo(told)
+
+    return fault.command()(click.argument("hsm_id")(command))
 
 
 def _cells(view: FaultsView) -> list[object]:
@@ -66,42 +74,33 @@ def list_(*, as_json: bool) -> None:
     )
 
 
-@fault.command()
-@hsm_id_argument
-def pause(hsm_id: str) -> None:
+@_sets
+def pause(hsm_id: str) -> Decision:
     """Stop an HSM's process where it stands. Clients go on with another HSM after their time-out."""
-    _change(hsm_id, paused=True)
-    click.echo(f"{hsm_id} is paused. To let it go on: hsmsim fault resume {hsm_id}")
+    return {"paused": True}, f"{hsm_id} is paused. To let it go on: hsmsim fault resume {hsm_id}"
 
 
-@fault.command()
-@hsm_id_argument
-def resume(hsm_id: str) -> None:
+@_sets
+def resume(hsm_id: str) -> Decision:
     """Let a paused HSM go on."""
-    _change(hsm_id, paused=False)
-    click.echo(f"{hsm_id} goes on.")
+    return {"paused": False}, f"{hsm_id} goes on."
 
 
-@fault.command()
-@hsm_id_argument
+@_sets
 @click.argument("milliseconds", type=click.FloatRange(0, 10_000))
-def slow(hsm_id: str, milliseconds: float) -> None:
+def slow(hsm_id: str, milliseconds: float) -> Decision:
     """Have each request wait so long before it is worked on; 0 as fast as it can."""
-    _change(hsm_id, slow_ms=milliseconds)
-    click.echo(f"{hsm_id} is {milliseconds:g} ms slower.")
+    return {"slow_ms": milliseconds}, f"{hsm_id} is {milliseconds:g} ms slower."
 
 
-@fault.command()
-@hsm_id_argument
+@_sets
 @click.argument("percent", type=click.FloatRange(0, 100))
-def drop(hsm_id: str, percent: float) -> None:
+def drop(hsm_id: str, percent: float) -> Decision:
     """Lose so many of a hundred requests on their way. The client waits for its time-out, then asks another HSM."""
-    _change(hsm_id, drop_percent=percent)
-    click.echo(f"{hsm_id} loses {percent:g} % of the requests.")
+    return {"drop_percent": percent}, f"{hsm_id} loses {percent:g} % of the requests."
 
 
-@fault.command()
-@hsm_id_argument
+@_sets
 @click.option(
     "--from",
     "cut",
@@ -110,7 +109,7 @@ def drop(hsm_id: str, percent: float) -> None:
     help="Whom it cannot reach; more than one may be given.  [default: clients, peers and database]",
 )
 @click.option("--heal", is_flag=True, help="It reaches everybody again.")
-def partition(hsm_id: str, cut: tuple[str, ...], *, heal: bool) -> None:
+def partition(hsm_id: str, cut: tuple[str, ...], *, heal: bool) -> Decision:
     """Cut an HSM off: what is sent either way is lost without a word.
 
     From clients: they go on with the others. From peers: it goes on while the database answers. From the database:
@@ -120,33 +119,29 @@ def partition(hsm_id: str, cut: tuple[str, ...], *, heal: bool) -> None:
     if heal and cut:
         raise click.UsageError("Either --heal or --from.")
     wanted = () if heal else cut or faults.CUTS
-    _change(hsm_id, cut=wanted)
-    click.echo(f"{hsm_id} is cut off from {', '.join(wanted)}." if wanted else f"{hsm_id} reaches everybody.")
+    told = f"{hsm_id} is cut off from {', '.join(wanted)}." if wanted else f"{hsm_id} reaches everybody."
+    return {"cut": wanted}, told
 
 
-@fault.command()
-@hsm_id_argument
+@_sets
 @click.argument("state", type=click.Choice(faults.DISKS))
-def disk(hsm_id: str, state: str) -> None:
+def disk(hsm_id: str, state: str) -> Decision:
     """Have an HSM's disk be full (no file of its process grows), read-only (for its rows), or fine again.
 
     Signing goes on; keys, users and logins, which have to be written, are refused with CKR_DEVICE_ERROR.
     """
-    _change(hsm_id, disk=state)
-    click.echo(f"The disk of {hsm_id} is {state}.")
+    return {"disk": state}, f"The disk of {hsm_id} is {state}."
 
 
-@fault.command()
-@hsm_id_argument
+@_sets
 @click.argument("span")
-def clock(hsm_id: str, span: str) -> None:
+def clock(hsm_id: str, span: str) -> Decision:
     """Have one HSM's simulated clock jump ahead of the others' by SPAN (90s, 10m, 36h, 400d); 0s: back with them.
 
     Its audit records are dated so. Leases, time-outs and lockouts are not: they follow clocks that do not jump.
     """
     seconds = simclock.seconds_of(span)
-    _change(hsm_id, clock_s=seconds)
-    click.echo(f"The clock of {hsm_id} is {seconds} s ahead.")
+    return {"clock_s": seconds}, f"The clock of {hsm_id} is {seconds} s ahead."
 
 
 @fault.command()
