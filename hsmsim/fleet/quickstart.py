@@ -62,7 +62,7 @@ def bring_up(places: Places, say: Callable[[str], None], *, hsms: int = HSMS, en
             made = state.create_hsm(places, cluster_id, roots, state.Hsm(new_hsm_id(), engine))
             _start(places, [made.hsm_id])
             _initialize(places, cluster_id, say)
-        say("Starting the HSMs")
+        _tell_of_start(places, _hsm_ids(places), say)
         _start(places, _hsm_ids(places))
         _initialize(places, cluster_id, say)
         _activate(places, cluster_id, say)
@@ -70,9 +70,10 @@ def bring_up(places: Places, say: Callable[[str], None], *, hsms: int = HSMS, en
     return ready(places)
 
 
-def start(places: Places) -> None:
+def start(places: Places, say: Callable[[str], None]) -> None:
     """Start the HSMs that there are, and wait until those of the quickstart's cluster serve."""
     fleet = state.load(places)
+    _tell_of_start(places, [hsm.hsm_id for hsm in fleet.hsms()], say)
     own = fleet.own_cluster()
     own_ids = [hsm.hsm_id for hsm in own.hsms] if own else []
     with state.lock(places):
@@ -113,6 +114,11 @@ def _choose(places: Places, cluster_id: str) -> None:
 
 def _hsm_ids(places: Places) -> list[str]:
     return [hsm.hsm_id for hsm in state.load(places).only_cluster().hsms]
+
+
+def _tell_of_start(places: Places, hsm_ids: list[str], say: Callable[[str], None]) -> None:
+    if not all(launch.is_running(places, hsm_id) for hsm_id in hsm_ids):
+        say("Starting the HSMs")
 
 
 def _start(places: Places, hsm_ids: list[str]) -> None:

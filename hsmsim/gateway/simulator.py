@@ -76,9 +76,7 @@ def _bring_up(places: Places, say: Callable[[str], None], options: launch.Option
         quickstart.adopt(places, first=before is None)
         say("Starting the gateway")
         launch.start(places, options)
-    if state.load(places).clusters:
-        say("Starting the HSMs")
-        quickstart.start(places)
+    quickstart.start(places, say)
     session = _session()
     gateway = launch.wait_ready(places)
     known = _make_cluster(places, say, hsms, engine, session)
@@ -90,8 +88,7 @@ def _bring_up(places: Places, say: Callable[[str], None], options: launch.Option
 def make_cluster(places: Places, say: Callable[[str], None], hsms: int) -> quickstart.Ready:
     """Make the cluster of `up`, or what is missing of it, in a gateway that runs."""
     with state.lock(places, _UP_LOCK):
-        if state.load(places).clusters:
-            quickstart.start(places)
+        quickstart.start(places, say)
         _make_cluster(places, say, hsms, "fast", _session())
     return quickstart.ready(places)
 

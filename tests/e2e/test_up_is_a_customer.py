@@ -134,8 +134,12 @@ def test_a_cluster_made_without_the_api_is_named_and_goes_on(fresh: Whole) -> No
     fresh.run("up", "--detach", "--no-gateway")
     fresh.run("key", "generate", "ec", "--label", "kept")
     cluster_id = state.load(fresh.places).only_cluster().cluster_id
-    said = fresh.run("up", "--detach")
-    assert f"AWS's API does not show {cluster_id}: it was made without it" in said
+    done = fresh.done("up", "--detach")
+    assert f"AWS's API does not show {cluster_id}: it was made without it" in done.stdout
+    assert "Starting the gateway" in done.stderr
+    assert "Starting the HSMs" not in done.stderr, "they run"
+    fresh.run("down")
+    assert fresh.done("up", "--detach").stderr.count("Starting the HSMs") == 1
     assert clusters(fresh) == []
     assert [one["label"] for one in json.loads(fresh.run("key", "list", "--json"))] == ["kept", "kept"]
     added = fresh.run("hsm", "create").strip()

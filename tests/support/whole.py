@@ -53,11 +53,16 @@ class Whole:
 
     def run(self, *arguments: str, status: int = 0) -> str:
         """Run the command; its standard output, or what it said to standard error where it is to fail."""
+        done = self.done(*arguments, status=status)
+        return done.stdout if status == 0 else done.stderr
+
+    def done(self, *arguments: str, status: int = 0) -> subprocess.CompletedProcess[str]:
+        """Run the command; all that it said."""
         done = subprocess.run(
             self.command(*arguments), env=self.environment, capture_output=True, text=True, timeout=120, check=False
         )
         assert done.returncode == status, f"hsmsim {' '.join(arguments)}: {done.returncode}\n{done.stdout}{done.stderr}"
-        return done.stdout if status == 0 else done.stderr
+        return done
 
     def up(self, *arguments: str, status: int = 0) -> str:
         """With one HSM: the gateway is what is looked at."""
@@ -80,14 +85,14 @@ class Whole:
         assert done.returncode == 0, f"{done.stdout}{done.stderr}"
         return done.stdout
 
-    def client(self, service: str, keys: dict[str, Any] | None = None) -> Any:
+    def client(self, service: str, keys: dict[str, Any] | None = None, region: str = "eu-central-1") -> Any:
         """keys: as STS answers them; left out, the root user's."""
         env = self.env()
         keys = keys or {"AccessKeyId": env["AWS_ACCESS_KEY_ID"], "SecretAccessKey": env["AWS_SECRET_ACCESS_KEY"]}
         return boto3.client(
             service,
             endpoint_url=env["AWS_ENDPOINT_URL"],
-            region_name="eu-central-1",
+            region_name=region,
             aws_access_key_id=keys["AccessKeyId"],
             aws_secret_access_key=keys["SecretAccessKey"],
             aws_session_token=keys.get("SessionToken"),
