@@ -23,30 +23,15 @@ from botocore.awsrequest import AWSRequest, HeadersDict
 from botocore.credentials import Credentials
 from botocore.exceptions import ClientError
 from support.aws_values import botocore_model, parsed, request_of
-from support.certificates import authority_and_server
 from support.gateway import ROOT, Gateway, running
 from support.gateway_parts import ACCOUNT, FORBIDDEN, ROLE, SECRET, USER
 
 from hsmsim.gateway.codec.wire import HttpResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
 
 CLUSTER = "cluster-aaaaaaaaaaa"
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    return authority_and_server(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory, certificates: tuple[Path, Path, Path]) -> Iterator[Gateway]:
-    _, certificate, key = certificates
-    folder = tmp_path_factory.mktemp("gateway")
-    with running(folder, tls_port=0, certificate=str(certificate), key=str(key)) as one:
-        yield one
 
 
 def code_of(error: pytest.ExceptionInfo[ClientError]) -> tuple[str, int]:

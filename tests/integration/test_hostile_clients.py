@@ -9,8 +9,6 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import pytest
-from support.certificates import authority_and_server
-from support.gateway import Gateway, running
 from support.gateway_parts import ACCOUNT
 
 from hsmsim.gateway.http import MAX_CONNECTIONS
@@ -19,22 +17,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from support.gateway import Gateway
+
 HOSTILE = "127.0.0.2"
 HEALTH = b"GET /_hsmsim/health HTTP/1.1\r\nHost: x\r\n\r\n"
 PATIENCE_S = 60
-
-
-@pytest.fixture(scope="module")
-def certificates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
-    return authority_and_server(tmp_path_factory.mktemp("tls"))
-
-
-@pytest.fixture(scope="module")
-def gateway(tmp_path_factory: pytest.TempPathFactory, certificates: tuple[Path, Path, Path]) -> Iterator[Gateway]:
-    _, certificate, key = certificates
-    folder = tmp_path_factory.mktemp("gateway")
-    with running(folder, tls_port=0, certificate=str(certificate), key=str(key)) as one:
-        yield one
 
 
 @pytest.fixture

@@ -19,12 +19,11 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import boto3
 import pytest
 from botocore.exceptions import ClientError
 from msgspec import structs
 from support.hsm import Client, mechanism, refused
-from support.whole import ONCE, Whole
+from support.whole import Whole
 
 from hsmsim.config import Places
 from hsmsim.fleet import quickstart, state
@@ -145,19 +144,8 @@ class Older:
         return self.places.gateway_home / "gateway.db"
 
     def client(self, service: str, keys: dict[str, str] | None = None) -> Any:
-        """With alice's old key, root's, or these."""
-        env = self.whole.env()
-        root = {"AccessKeyId": env["AWS_ACCESS_KEY_ID"], "SecretAccessKey": env["AWS_SECRET_ACCESS_KEY"]}
-        keys = keys or root
-        return boto3.client(
-            service,
-            endpoint_url=env["AWS_ENDPOINT_URL"],
-            region_name="us-east-1",
-            aws_access_key_id=keys["AccessKeyId"],
-            aws_secret_access_key=keys["SecretAccessKey"],
-            aws_session_token=keys.get("SessionToken"),
-            config=ONCE,
-        )
+        """With these keys, or root's."""
+        return self.whole.client(service, keys, "us-east-1")
 
     def alice_is_who_she_was(self) -> None:
         sts = self.client("sts", self.told["alice"])
