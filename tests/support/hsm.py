@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import secrets
 import shutil
 import signal
 import subprocess
@@ -27,7 +26,6 @@ from hsmsim.hsm.client import HsmClient
 from hsmsim.hsm.cryptoki import CKA, CKF, CKK, CKM, CKO, CKR, CKU
 from hsmsim.hsm.roots.authority import manufacture
 from hsmsim.hsm.wire import Attr
-from hsmsim.storage.database import in_schema
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -42,8 +40,6 @@ PROGRAM = ("-m", "hsmsim.hsm")
 MORTAL = (str(ROOT / "tests/support/mortal.py"),)
 """The same, to die at a step: Hsm.arm(), Hsm.died()."""
 NONE = m.NoneParams()
-ON_POSTGRESQL = "HSMSIM_TEST_POSTGRESQL"
-"""The URL of a server: clusters of the suite keep their rows there, each in a schema of its own."""
 Values = dict[CKA, Any]
 Made = TypeVar("Made")
 
@@ -397,8 +393,6 @@ def cluster(
 ) -> Iterator[Cluster]:
     """An active cluster, gone at the end. database: a URL, empty for a file of its own; tcp: with ports."""
     home = Path(tempfile.mkdtemp(prefix="hsmsim-firmware-"))
-    if not database and os.environ.get(ON_POSTGRESQL):
-        database = in_schema(os.environ[ON_POSTGRESQL], f"cluster_{secrets.token_hex(8)}")
     made = Cluster(home, engine, check, mode, program=program, database=database, tcp=tcp)
     (home / "images").mkdir(mode=0o700)
     try:
