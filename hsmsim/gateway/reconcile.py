@@ -1,6 +1,8 @@
-"""Runs reconcilers: a thread each, woken when there is something to do, and when simulated time says so.
+"""Runs reconcilers: each in a few threads, woken when there is something to do, and when simulated time says so.
 
-One that has parts gets a few threads more, so that a part that hangs holds up itself alone.
+Rules: a reconciler's parts are followed side by side, so that one that hangs holds up itself alone; a plain reconciler
+is one with a single part. No part takes two steps at once. What fails, whatever it is, is logged with its reason and
+done again, ever later, in one place (`_Patience`).
 """
 
 from __future__ import annotations
@@ -10,13 +12,15 @@ import math
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
+from hsmsim.errors import HsmsimError
 from hsmsim.services.kernel import PartedReconciler
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from hsmsim.services.kernel import Reconciler
 
@@ -26,61 +30,44 @@ LAST_RETRY_S: Final = 30.0
 PARTS_AT_ONCE: Final = 8
 
 
-class _Loop:
-    """One reconciler's thread. A step that fails is done again, ever later."""
+@dataclass(frozen=True, slots=True)
+class _Whole:
+    """A plain reconciler as one that has a single part."""
 
-    def __init__(self, reconciler: Reconciler) -> None:
-        self._reconciler = reconciler
-        self._woken = threading.Event()
-        self._changed = threading.Condition()
-        self._asked = 0
-        self._done = -1  # not before the first step has ended
-        self._stopping = threading.Event()
-        self._thread = threading.Thread(target=self._run, name=f"reconcile-{reconciler.name}", daemon=True)
-
-    def start(self) -> None:
-        self._thread.start()
+    reconciler: Reconciler
 
     @property
     def name(self) -> str:
-        return self._reconciler.name
+        return self.reconciler.name
 
-    def wake(self) -> None:
-        with self._changed:
-            self._asked += 1
-        self._woken.set()
+    def parts(self) -> tuple[str]:
+        return ("",)
 
-    def settled(self, deadline: float) -> bool:
-        """Whether by then a step that began after the last wake has ended well, with nothing due at once."""
-        with self._changed:
-            return self._changed.wait_for(lambda: self._done == self._asked, max(0.0, deadline - time.monotonic()))
+    def step(self, _part: str) -> float | None:
+        return self.reconciler.step()
 
-    def stop(self) -> None:
-        self._stopping.set()
-        self._woken.set()
 
-    def join(self) -> None:
-        self._thread.join()
+@dataclass(slots=True)
+class _Patience:
+    """Does what may fail, and says when to do it again."""
 
-    def _run(self) -> None:
-        retry = FIRST_RETRY_S
-        while not self._stopping.is_set():
-            self._woken.clear()
-            asked = self._asked
-            try:
-                pause = self._reconciler.step()
-                retry = FIRST_RETRY_S
-                if pause is None or pause > 0:
-                    self._note(asked)
-            except Exception:  # noqa: BLE001 - the last edge: logged, and tried again
-                _LOG.exception("%s failed; it is tried again in %.1f s.", self._reconciler.name, retry)
-                pause, retry = retry, min(2 * retry, LAST_RETRY_S)
-            self._woken.wait(pause)
+    retry: float = field(default_factory=lambda: FIRST_RETRY_S)
 
-    def _note(self, asked: int) -> None:
-        with self._changed:
-            self._done = asked
-            self._changed.notify_all()
+    def attempt(self, what: str, work: Callable[[], float | None]) -> tuple[bool, float]:
+        """Whether it went well, and after how many seconds it is to be done again: infinity where a wake brings that.
+
+        A step meets databases that are away, fleets that refuse, and its own defects. None of them may end the thread:
+        nobody would make the world follow the rows any more, and nobody would know.
+        """
+        try:
+            pause = work()
+        except Exception as error:  # noqa: BLE001 - see above; this is the last edge
+            pause, self.retry = self.retry, min(2 * self.retry, LAST_RETRY_S)
+            known = isinstance(error, HsmsimError)
+            _LOG.error("%s failed: %s. It is tried again in %.1f s.", what, error, pause, exc_info=not known)
+            return False, pause
+        self.retry = FIRST_RETRY_S
+        return True, math.inf if pause is None else pause
 
 
 @dataclass(slots=True)
@@ -91,21 +78,22 @@ class _Part:
     done: int = -1
     due: float = 0.0
     busy: bool = False
-    retry: float = FIRST_RETRY_S
+    patience: _Patience = field(default_factory=_Patience)
 
 
-class _PartedLoop:
+class _Loop:
     """A thread that sees which part is due, and some that take the steps."""
 
-    def __init__(self, reconciler: PartedReconciler) -> None:
+    def __init__(self, reconciler: PartedReconciler, at_once: int) -> None:
         self._reconciler = reconciler
         self._changed = threading.Condition()
         self._asked = 0
         self._listed = -1
         self._ended = 0
         self._parts: dict[str, _Part] = {}
+        self._patience = _Patience()
         self._stopping = False
-        self._pool = ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix=f"reconcile-{reconciler.name}")
+        self._pool = ThreadPoolExecutor(at_once, thread_name_prefix=f"reconcile-{reconciler.name}")
         self._thread = threading.Thread(target=self._run, name=f"reconcile-{reconciler.name}", daemon=True)
 
     def start(self) -> None:
@@ -140,23 +128,20 @@ class _PartedLoop:
         self._pool.shutdown()
 
     def _run(self) -> None:
-        retry = FIRST_RETRY_S
         while not self._stopping:
-            asked, ended = self._asked, self._ended
-            pause = math.inf
-            try:
-                if self._listed != asked:
-                    self._list(asked)
-                retry = FIRST_RETRY_S
-            except Exception:  # noqa: BLE001 - the last edge: logged, and tried again
-                _LOG.exception("%s failed; it is tried again in %.1f s.", self.name, retry)
-                pause, retry = retry, min(2 * retry, LAST_RETRY_S)
+            asked, ended, pause = self._asked, self._ended, math.inf
+            if self._listed != asked:
+                _, pause = self._patience.attempt(self.name, partial(self._list, asked))
             with self._changed:
                 pause = min(pause, self._begin(asked))
-                self._changed.wait_for(
-                    lambda asked=asked, ended=ended: self._stopping or (self._asked, self._ended) != (asked, ended),  # type: ignore[misc]
-                    None if pause == math.inf else pause,
-                )
+                self._wait(asked, ended, pause)
+
+    def _wait(self, asked: int, ended: int, pause: float) -> None:
+        """Wait until something is due, somebody asks, or a step ends."""
+        self._changed.wait_for(
+            lambda: self._stopping or (self._asked, self._ended) != (asked, ended),
+            None if pause == math.inf else pause,
+        )
 
     def _list(self, asked: int) -> None:
         names = list(self._reconciler.parts())
@@ -179,33 +164,32 @@ class _PartedLoop:
         return pause
 
     def _step(self, name: str, part: _Part, asked: int) -> None:
-        done = False
-        try:
-            pause = self._reconciler.step(name)
-            part.retry, done = FIRST_RETRY_S, pause is None or pause > 0
-        except Exception:  # noqa: BLE001 - the last edge: logged, and tried again
-            _LOG.exception("%s of %s failed; it is tried again in %.1f s.", self.name, name, part.retry)
-            pause, part.retry = part.retry, min(2 * part.retry, LAST_RETRY_S)
+        what = f"{self.name} of {name}" if name else self.name
+        well, pause = part.patience.attempt(what, partial(self._reconciler.step, name))
         with self._changed:
             part.busy = False
-            part.due = math.inf if pause is None else time.monotonic() + pause
-            if done:
+            part.due = time.monotonic() + pause
+            if well and pause > 0:
                 part.done = asked
             self._ended += 1
             self._changed.notify_all()
+
+
+def _loop(reconciler: Reconciler | PartedReconciler) -> _Loop:
+    if isinstance(reconciler, PartedReconciler):
+        return _Loop(reconciler, PARTS_AT_ONCE)
+    return _Loop(_Whole(reconciler), 1)
 
 
 class Reconcilers:
     """All of them. Simulated time passes as real time does, and a change of it wakes everybody."""
 
     def __init__(self) -> None:
-        self._loops: dict[str, _Loop | _PartedLoop] = {}
+        self._loops: dict[str, _Loop] = {}
 
     def start(self, reconcilers: Iterable[Reconciler | PartedReconciler]) -> None:
         """Begin; each takes its first step at once."""
-        self._loops = {
-            one.name: _PartedLoop(one) if isinstance(one, PartedReconciler) else _Loop(one) for one in reconcilers
-        }
+        self._loops = {one.name: _loop(one) for one in reconcilers}
         for loop in self._loops.values():
             loop.start()
 

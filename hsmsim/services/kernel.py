@@ -210,7 +210,9 @@ class Reconciler(Protocol):
     It finds all that is to be done in the database, so a gateway that was killed at any point goes on.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is woken by."""
 
     def step(self) -> float | None:
         """Do what is due; seconds (simulated time) until something is due again, None: not before it is woken."""
@@ -220,7 +222,9 @@ class Reconciler(Protocol):
 class PartedReconciler(Protocol):
     """A reconciler of many things that do not wait for each other: each is followed on its own, a few at a time."""
 
-    name: str
+    @property
+    def name(self) -> str:
+        """What it is woken by."""
 
     def parts(self) -> Iterable[str]:
         """Return the names of all; looked at when it is woken."""
