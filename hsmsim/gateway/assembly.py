@@ -61,10 +61,10 @@ def build_cloudhsm(ports: Ports, directory: Directory) -> tuple[Service, Worker,
 def open_directory(ports: Ports) -> Directory:
     """IAM's memory; the default account and its root key are made at the first start."""
     places = Places.resolve({**os.environ, "HSMSIM_HOME": str(ports.home)})
-    directory = Directory(bootstrap.load_seal(places), ports.clock)
+    directory = Directory(bootstrap.load_seal(places), ports.clock, ports.forget_key)
     made = bootstrap.ensure_root(places, ports.writer, directory, ports.ids, ports.default_account, ports.clock.time())
     if made is not None:
         _LOG.info("Account %s is new; the key of its root user is in %s.", made.account, places.root_key_file)
     with ports.database.read() as connection:
-        directory.load(connection)
+        directory.catch_up(connection)
     return directory

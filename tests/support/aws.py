@@ -47,7 +47,7 @@ class World:
             self.places, self.writer, self.directory, SystemIds(), ACCOUNT, self.clock.time()
         )
         with self.database.read() as connection:
-            self.directory.load(connection)
+            self.directory.catch_up(connection)
         self.services: dict[str, Service] = {"iam": iam.build(self.directory), "sts": sts.build(self.directory)}
         self.authorizer = IamAuthorizer(self.directory)
 

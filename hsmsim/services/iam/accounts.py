@@ -47,17 +47,16 @@ class Accounts:
         if wanted is not None and not (isinstance(wanted, str) and len(wanted) == _DIGITS and _decimal(wanted)):
             raise HsmsimError(f"An account id has twelve digits, not {wanted!r}.")
 
-        def make(tx: Connection) -> RootKey:
+        def make(tx: Connection) -> tuple[RootKey, Callable[[], None]]:
             taken = store.accounts(tx)
             if wanted in taken:
                 raise HsmsimError(f"There is an account {wanted} already. Its root key was shown when it was made.")
             account = wanted or self._free(taken)
             root = RootKey(account, access_key_id("AKIA", account, self._ids.token), new_secret(self._ids.token))
-            add_root(tx, self._directory, root, self._clock.time())
-            return root
+            return root, add_root(tx, self._directory, root, self._clock.time())
 
-        root: RootKey = self._writer.write(make)
-        self._directory.learn(root.access_key_id, root.secret_access_key, root.account)
+        root, take = self._writer.write(make)
+        take()
         return {
             "account": root.account,
             "access_key_id": root.access_key_id,

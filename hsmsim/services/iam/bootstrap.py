@@ -15,10 +15,12 @@ from hsmsim.authz.principal import access_key_id, new_secret
 from hsmsim.crypto.seal import KEY_BYTES, Seal
 from hsmsim.fleet import state
 from hsmsim.services.iam import store
-from hsmsim.services.iam.model import AccessKey
+from hsmsim.services.iam.model import AccessKey, Thing
 from hsmsim.services.iam.rootkey import RootKey, kept
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy.engine import Connection
 
     from hsmsim.config import Places
@@ -39,7 +41,7 @@ def load_seal(places: Places) -> Seal:
 def ensure_root(
     places: Places, writer: Writer, directory: Directory, ids: Ids, account: str, now: float
 ) -> RootKey | None:
-    """Make the account with its root key if there is no account; None if there is one. `directory` is loaded after."""
+    """Make the account with its root key if there is no account; None if there is one. `directory` catches up after."""
 
     def make(tx: Connection) -> RootKey | None:
         if store.accounts(tx):
@@ -55,8 +57,9 @@ def ensure_root(
     return made
 
 
-def add_root(tx: Connection, directory: Directory, root: RootKey, now: float) -> None:
-    """Make the rows of an account and of its root user's key."""
+def add_root(tx: Connection, directory: Directory, root: RootKey, now: float) -> Callable[[], None]:
+    """Make the rows of an account and of its root user's key, which what is returned has take effect afterwards."""
     sealed = directory.seal_secret(root.access_key_id, root.secret_access_key)
     store.add_account(tx, root.account, now)
     store.add_key(tx, AccessKey(root.access_key_id, root.account, root.account, sealed, active=True, created=now))
+    return directory.change(tx, Thing.KEY, root.access_key_id)

@@ -1,16 +1,17 @@
-"""All of IAM that a request needs, in memory: keys, principals, policies. No SQL is read while a request waits.
+"""All of IAM that a request needs, in memory: keys, principals, policies. No row is read while a request waits.
 
 Rules: an operation that changes something names it to `changed`, inside its transaction; the new state is read there
-and takes effect when the transaction is durable, before the answer leaves. Should two changes of one thing take effect
-in the wrong order, the older one is dropped. Values are immutable, so readers need no lock.
+and takes effect when the transaction is durable, before the answer leaves. The change is a row, too, with a number:
+`catch_up` reads again what other gateways have changed since. Should two states of one thing take effect in the wrong
+order, the one of the lower number is dropped. Values are immutable, so readers need no lock.
 """
 
 from __future__ import annotations
 
-import itertools
+import threading
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Final
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, Final, Generic, TypeVar
 
 from hsmsim.authz.document import Policy, parse
 from hsmsim.authz.principal import Caller, Credential, Kind, Role
@@ -19,7 +20,7 @@ from hsmsim.crypto.seal import SealBroken
 from hsmsim.errors import AwsError
 from hsmsim.services.iam import store
 from hsmsim.services.iam.managed import AWS_POLICIES
-from hsmsim.services.iam.model import EntityKind
+from hsmsim.services.iam.model import EntityKind, Thing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
 _KEY_PURPOSE: Final = "access key"
 _SESSIONS: Final = 1024
+T = TypeVar("T")
 _INVALID: Final = "The security token included in the request is invalid."
 
 
@@ -67,57 +69,84 @@ class Managed:
     tags: Mapping[str, str]
 
 
-class Directory:
-    """What is known now. Made empty; `load` fills it."""
+@dataclass(frozen=True, slots=True)
+class _Memory(Generic[T]):
+    """What is held of one kind, how one is read from its rows, and how it takes effect (None: there is none)."""
 
-    def __init__(self, seal: Seal, clock: Clock) -> None:
+    held: Mapping[str, T]
+    read: Callable[[Connection, str], T | None]
+    put: Callable[[str, T | None], None]
+
+
+class Directory:
+    """What is known now. Made empty; `catch_up` fills it. forget_key: called where a key was changed or deleted."""
+
+    question = store.NEWEST_CHANGE
+
+    def __init__(self, seal: Seal, clock: Clock, forget_key: Callable[[str], None] = lambda _: None) -> None:
         self.seal = seal
         self._clock = clock
+        self._forget_key = forget_key
         self._entities: dict[str, Principal] = {}
         self._names: dict[tuple[str, EntityKind, str], str] = {}
         self._keys: dict[str, Key] = {}
         self._managed = {arn: Managed(one, v.document, parse(v.document), {}) for arn, (one, v) in AWS_POLICIES.items()}
-        self._steps = itertools.count()
-        self._taken: dict[str, int] = {}
+        self._taking = threading.Lock()
+        self._taken: dict[tuple[Thing, str], int] = {}
+        self._known = 0
+        self._things: Mapping[Thing, _Memory[Any]] = {
+            Thing.ENTITY: _Memory(self._entities, self._read_entity, self._put_entity),
+            Thing.POLICY: _Memory(self._managed, self._read_managed, self._put_managed),
+            Thing.KEY: _Memory(self._keys, self._read_key, self._put_key),
+        }
         self._session = lru_cache(maxsize=_SESSIONS)(self._read_session)
 
     # ---- filling -------------------------------------------------------------------------------------------------
 
-    def load(self, tx: Connection) -> None:
-        """Read everything, at start."""
-        for one in store.entities(tx):
-            self._put_entity(one.id, self._read_entity(tx, one.id))
-        for policy in store.policies(tx):
-            self._put_managed(policy.arn, self._read_managed(tx, policy.arn))
-        for key in store.keys(tx):
-            self._put_key(key.id, self._open_key(key))
+    @property
+    def known(self) -> int:
+        """The number of the last change of which all before it have taken effect here, too."""
+        return self._known
+
+    def catch_up(self, tx: Connection) -> None:
+        """Have all that is durable take effect: everything the first time, what was changed afterwards."""
+        newest = store.newest_change(tx)
+        noted = store.changes(tx, self._known) if self._taken else None
+        names = self._all(tx) if noted is None else {(one.thing, one.name): one.sequence for one in noted}
+        for (thing, name), sequence in names.items():
+            if self._taken.get((thing, name), -1) < sequence:
+                self._take(newest, thing, name, self._things[thing].read(tx, name))
+        with self._taking:
+            self._known = max(self._known, newest)
+
+    def _all(self, tx: Connection) -> dict[tuple[Thing, str], int]:
+        """Everything that there is, here or in the database; each may have been changed just now."""
+        there = {
+            Thing.ENTITY: [one.id for one in store.entities(tx)],
+            Thing.POLICY: [one.arn for one in store.policies(tx)],
+            Thing.KEY: [one.id for one in store.keys(tx)],
+        }
+        newest = store.newest_change(tx)
+        return {(thing, name): newest for thing, names in there.items() for name in {*names, *self._things[thing].held}}
 
     def changed(self, call: Call, *, entity: str = "", policy: str = "", key: str = "") -> None:
         """Have a changed, new or deleted entity (by id), policy (by ARN) or key (by id) take effect with the commit."""
-        if entity:
-            principal = self._read_entity(call.tx, entity)
-            self._later(call, entity, lambda: self._put_entity(entity, principal))
-        if policy:
-            managed = self._read_managed(call.tx, policy)
-            self._later(call, policy, lambda: self._put_managed(policy, managed))
-        if key:
-            found = store.keys(call.tx, store.KEYS.c.id == key)
-            opened = self._open_key(found[0]) if found else None
-            self._later(call, key, lambda: self._put_key(key, opened))
+        for thing, name in ((Thing.ENTITY, entity), (Thing.POLICY, policy), (Thing.KEY, key)):
+            if name:
+                call.after(self.change(call.tx, thing, name))
 
-    def learn(self, id_: str, secret: str, account: str) -> None:
-        """Have the key of a new account's root user take effect; its row is durable."""
-        self._put_key(id_, Key(secret, account, account, active=True))
+    def change(self, tx: Connection, thing: Thing, name: str) -> Callable[[], None]:
+        """Note a change in its transaction; what is returned has it take effect here, once that is durable."""
+        sequence = store.note_change(tx, thing, name)
+        return partial(self._take, sequence, thing, name, self._things[thing].read(tx, name))
 
-    def _later(self, call: Call, name: str, put: Callable[[], None]) -> None:
-        step = next(self._steps)
-
-        def take() -> None:
-            if self._taken.get(name, -1) < step:
-                self._taken[name] = step
-                put()
-
-        call.after(take)
+    def _take(self, sequence: int, thing: Thing, name: str, value: object | None) -> None:
+        with self._taking:
+            if self._taken.get((thing, name), -1) < sequence:
+                self._taken[thing, name] = sequence
+                self._things[thing].put(name, value)
+            if sequence == self._known + 1:
+                self._known = sequence
 
     def _read_entity(self, tx: Connection, id_: str) -> Principal | None:
         found = store.entities(tx, store.ENTITIES.c.id == id_)
@@ -132,12 +161,18 @@ class Directory:
         )
 
     def _read_managed(self, tx: Connection, arn: str) -> Managed | None:
+        if arn in AWS_POLICIES:
+            return self._managed[arn]
         _, _, _, _, account, tail = arn.split(":", 5)
         policy = store.policy_named(tx, account, tail.rpartition("/")[2])
         if policy is None or policy.arn != arn:
             return None
         document = next(one.document for one in store.versions(tx, policy.id) if one.number == policy.default)
         return Managed(policy, document, parse(document), store.tags(tx, policy.id))
+
+    def _read_key(self, tx: Connection, id_: str) -> Key | None:
+        found = store.keys(tx, store.KEYS.c.id == id_)
+        return self._open_key(found[0]) if found else None
 
     def _open_key(self, key: AccessKey) -> Key:
         secret = self.seal.open(_KEY_PURPOSE, key.sealed, key.id.encode()).decode()
@@ -166,6 +201,8 @@ class Directory:
             self._managed[arn] = managed
 
     def _put_key(self, id_: str, key: Key | None) -> None:
+        if self._keys.get(id_) not in {None, key}:
+            self._forget_key(id_)
         if key is None:
             self._keys.pop(id_, None)
         else:

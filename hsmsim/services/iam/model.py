@@ -18,6 +18,14 @@ class EntityKind(StrEnum):
     ROLE = "role"
 
 
+class Thing(StrEnum):
+    """What gateways have in memory. It is named by its id; a policy by its ARN."""
+
+    ENTITY = "entity"
+    POLICY = "policy"
+    KEY = "key"
+
+
 PREFIXES: Final = {EntityKind.USER: "AIDA", EntityKind.GROUP: "AGPA", EntityKind.ROLE: "AROA"}
 
 
@@ -99,6 +107,15 @@ class ManagedPolicy:
     def arn(self) -> str:
         """Its ARN."""
         return f"arn:aws:iam::{self.account}:policy{self.path}{self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """That a thing was made, changed or deleted. Numbers grow in the order in which changes are committed."""
+
+    sequence: int
+    thing: Thing
+    name: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,7 +21,7 @@ from sqlalchemy import (
     update,
 )
 
-from hsmsim.services.iam.model import AccessKey, Entity, EntityKind, ManagedPolicy, Version
+from hsmsim.services.iam.model import AccessKey, Change, Entity, EntityKind, ManagedPolicy, Thing, Version
 from hsmsim.storage.gateway import GATEWAY
 
 if TYPE_CHECKING:
@@ -112,6 +112,16 @@ TAGS: Final = Table(
     Column("key", Text, primary_key=True),
     Column("value", Text, nullable=False),
 )
+CHANGES: Final = Table(
+    "iam_changes",
+    GATEWAY,
+    Column("sequence", Integer, primary_key=True),
+    Column("thing", Text, nullable=False),
+    Column("name", Text, nullable=False),
+)
+"""What other gateways read again: the last changes, KEPT of them at least."""
+KEPT: Final = 10_000
+NEWEST_CHANGE: Final = "SELECT coalesce(max(sequence), 0) FROM iam_changes"
 
 
 # ---- accounts ----------------------------------------------------------------------------------------------------
@@ -352,3 +362,28 @@ def set_tags(tx: Connection, owner: str, wanted: Mapping[str, str]) -> None:
     tx.execute(delete(TAGS).where(TAGS.c.owner == owner))
     if wanted:
         tx.execute(insert(TAGS), [{"owner": owner, "key": key, "value": value} for key, value in wanted.items()])
+
+
+# ---- changes -----------------------------------------------------------------------------------------------------
+
+
+def note_change(tx: Connection, thing: Thing, name: str) -> int:
+    """Tell every gateway, once the transaction is durable, that its memory of a thing is old; the change's number."""
+    (sequence,) = tx.execute(insert(CHANGES).values(thing=thing.value, name=name)).inserted_primary_key or (0,)
+    if sequence % KEPT == 0:
+        tx.execute(delete(CHANGES).where(CHANGES.c.sequence <= sequence - KEPT))
+    return int(sequence)
+
+
+def newest_change(tx: Connection) -> int:
+    """The number of the last change, 0 before the first."""
+    return int(tx.exec_driver_sql(NEWEST_CHANGE).scalar_one())
+
+
+def changes(tx: Connection, after: int) -> list[Change] | None:
+    """The changes behind a number, in order; None where the first of them may be forgotten already."""
+    oldest = tx.execute(select(func.min(CHANGES.c.sequence))).scalar()
+    if oldest is not None and oldest > after + 1:
+        return None
+    rows = tx.execute(select(CHANGES).where(CHANGES.c.sequence > after).order_by(CHANGES.c.sequence))
+    return [Change(row.sequence, Thing(row.thing), row.name) for row in rows]

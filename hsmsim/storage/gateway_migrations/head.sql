@@ -186,6 +186,12 @@ CREATE TABLE iam_attached (
 	PRIMARY KEY (entity, policy_arn), 
 	FOREIGN KEY(entity) REFERENCES iam_entities (id)
 );
+CREATE TABLE iam_changes (
+	sequence INTEGER NOT NULL, 
+	thing TEXT NOT NULL, 
+	name TEXT NOT NULL, 
+	PRIMARY KEY (sequence)
+);
 CREATE TABLE iam_entities (
 	id TEXT NOT NULL, 
 	account TEXT NOT NULL, 

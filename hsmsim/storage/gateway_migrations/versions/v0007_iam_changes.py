@@ -1,0 +1,26 @@
+"""IAM: which things were changed, for the memory of other gateways on the same database."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0007"
+down_revision = "0006"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Make the table."""
+    op.create_table(
+        "iam_changes",
+        sa.Column("sequence", sa.Integer, primary_key=True),
+        sa.Column("thing", sa.Text, nullable=False),
+        sa.Column("name", sa.Text, nullable=False),
+    )
+
+
+def downgrade() -> None:
+    """The table goes; nothing else depends on it."""
+    op.drop_table("iam_changes")
