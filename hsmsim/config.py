@@ -23,8 +23,47 @@ ROOT_RUN = Path("/run/hsmsim")
 SYSTEM_CONFIG = Path("/etc/hsmsim")
 """The folder of clients' configuration files for every user of the machine; user_config() for one user's."""
 
+FIRST_GATEWAY = "first"
+
 _PACKAGE = Path(__file__).resolve().parent
 _SOFTHSM_LIBRARIES = ("/usr/lib/softhsm/libsofthsm2.so", "/usr/local/lib/softhsm/libsofthsm2.so")
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayFiles:
+    """What a gateway has for itself in the folder that all gateways of a simulator share."""
+
+    folder: Path
+    name: str = FIRST_GATEWAY
+
+    def _path(self, stem: str, suffix: str) -> Path:
+        mark = "" if self.name == FIRST_GATEWAY else f"-{self.name}"
+        return self.folder / f"{stem}{mark}{suffix}"
+
+    @property
+    def config(self) -> Path:
+        """What it was started with."""
+        return self._path("config", ".json")
+
+    @property
+    def ready(self) -> Path:
+        """On which ports it listens; there while it does."""
+        return self._path("ready", ".json")
+
+    @property
+    def socket(self) -> Path:
+        """Its management socket."""
+        return self._path("gateway", ".sock")
+
+    @property
+    def certificate(self) -> Path:
+        """For HTTPS."""
+        return self._path("https", ".pem")
+
+    @property
+    def key(self) -> Path:
+        """Of the certificate."""
+        return self._path("https", ".key")
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,27 +99,16 @@ class Places:
 
     @property
     def gateway_home(self) -> Path:
-        """The gateway's own state folder: it may be another user, who gets no other file of ours."""
+        """The gateways' own state folder: they may be another user, who gets no other file of ours."""
         return self.home / "gateway"
 
     def of_gateway(self) -> Self:
         """Return the folders as the gateway has them."""
         return replace(self, home=self.gateway_home)
 
-    @property
-    def gateway_config(self) -> Path:
-        """What the gateway was started with."""
-        return self.gateway_home / "config.json"
-
-    @property
-    def gateway_ready_file(self) -> Path:
-        """On which ports it listens; there while it does."""
-        return self.gateway_home / "ready.json"
-
-    @property
-    def gateway_socket(self) -> Path:
-        """The gateway's management socket."""
-        return self.gateway_home / "gateway.sock"
+    def gateway(self, name: str = FIRST_GATEWAY) -> GatewayFiles:
+        """Return the files of one gateway."""
+        return GatewayFiles(self.gateway_home, name)
 
     @property
     def authority_folder(self) -> Path:

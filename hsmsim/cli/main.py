@@ -29,6 +29,7 @@ COMMANDS: Final = {
     "backup": "hsmsim.cli.backup:backup",
     "account": "hsmsim.cli.account:account",
     "services": "hsmsim.cli.services:services",
+    "gateway": "hsmsim.cli.gateway:gateway",
     "fault": "hsmsim.cli.fault:fault",
     "database": "hsmsim.cli.database:database",
     "clock": "hsmsim.cli.clock:clock",

@@ -16,6 +16,7 @@ import click
 from hsmsim.cli import show
 from hsmsim.cli.hsm import describe
 from hsmsim.config import Places
+from hsmsim.errors import HsmsimError
 from hsmsim.fleet import operations, processes, quickstart, state
 from hsmsim.gateway import launch, simulator
 from hsmsim.gateway.config import DEFAULT_PORT, DEFAULT_TLS_PORT
@@ -211,7 +212,7 @@ def _stay(places: Places, running: simulator.Running) -> None:
 
 @click.command()
 def down() -> None:
-    """Stop the gateway and every HSM. Keys, users and passwords stay in HSMSIM_HOME."""
+    """Stop the gateways and every HSM. Keys, users and passwords stay in HSMSIM_HOME."""
     places = Places.resolve()
     with show.progress() as say:
         say("Stopping everything")
@@ -221,15 +222,20 @@ def down() -> None:
 
 @click.command()
 @click.option("--https", is_flag=True, help="AWS's tools use HTTPS: AWS_ENDPOINT_URL and AWS_CA_BUNDLE say so.")
+@click.option(
+    "--gateway", metavar="NAME", default="", help="Which one AWS's tools call.  [default: the first that runs]"
+)
 @show.as_json
-def env(*, https: bool, as_json: bool) -> None:
+def env(*, https: bool, gateway: str, as_json: bool) -> None:
     """Print shell exports for the running simulator.
 
     Use it as: eval "$(hsmsim env)". The PIN and the access key of the account's root user are secrets of this
     simulator: they go to your shell's environment. Where the gateway runs and no HSM does, it is for AWS's tools alone.
     """
     places = Places.resolve()
-    exports = launch.environment(places, secure=https)
+    exports = launch.environment(places, secure=https, name=gateway)
+    if gateway and not exports:
+        raise HsmsimError(f"The gateway {gateway} does not run. Those that do: hsmsim gateway list")
     if not exports or quickstart.serves(places):
         exports = {**quickstart.ready(places).environment(), **exports}
     else:
@@ -256,19 +262,19 @@ def status(*, as_json: bool) -> None:
     fleet = state.load(places)
     hsms = [describe(places, one.hsm_id) for one in fleet.hsms()]
     running = any(one["state"] == "ACTIVE" for one in hsms)
-    gateway = launch.ready(places)
-    background = {
-        "gateway": gateway.url if gateway else None,
-        "fleet": processes.pid_of(launch.daemon(places)),
-    }
+    gateways = {name: launch.ready(places, name) for name in launch.names(places)}
+    urls = {name: one.url if one else None for name, one in gateways.items()}
+    fleet_pid = processes.pid_of(launch.daemon(places))
     if as_json:
+        background = {"gateway": urls[launch.FIRST], "gateways": urls, "fleet": fleet_pid}
         found = {"running": running, "home": str(places.home), "run": str(places.run), "hsms": hsms, **background}
         show.document(found)
     else:
         click.echo(f"state folder  {places.home}\nrun folder    {places.run}\nmodule config {places.module_config}")
-        click.echo(f"gateway       {background['gateway'] or 'not running'}")
-        click.echo(f"fleet daemon  {'running' if background['fleet'] else 'not running'}")
-        click.echo(_summary(hsms=running, daemons=[found is not None for found in background.values()]))
+        for name, url in urls.items():
+            click.echo(f"gateway       {url or 'not running'}{'' if name == launch.FIRST else f' ({name})'}")
+        click.echo(f"fleet daemon  {'running' if fleet_pid else 'not running'}")
+        click.echo(_summary(hsms=running, daemons=[found is not None for found in (*urls.values(), fleet_pid)]))
         show.table(
             ["HSM", "STATE", "KEYS", "CLIENTS", "SESSIONS"],
             [[one["hsm_id"], one["state"], one["keys"], one["clients"], one["sessions"]] for one in hsms],

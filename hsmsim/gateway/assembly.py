@@ -44,7 +44,8 @@ def build(ports: Ports) -> Parts:
         credentials=directory,
         authorizer=IamAuthorizer(directory),
         recorder=History(lambda: ports.wake(retention.NAME)),
-        reconcilers=(retention.Retention(ports.database, ports.writer, ports.clock, ports.events), hsm_worker),
+        reconcilers=(retention.Retention(ports.database, ports.led, ports.clock, ports.events), hsm_worker),
+        memory=directory,
         routes=Accounts(ports.writer, directory, ports.ids, ports.clock).routes() | desk.routes(),
     )
 
@@ -54,7 +55,7 @@ def build_cloudhsm(ports: Ports, directory: Directory) -> tuple[Service, Worker,
     settings = cloudhsm_rules.settings(ports.time_scale, ports.quotas, ports.unverified)
     network = ec2.network(ports.clock, ports.ids)
     holds = cloudhsm.CloudHsm(network, LinkedRoles(directory), settings, ports.wake)
-    worker = Worker(ports.database, ports.writer, ports.clock, ports.ids, ports.fleet, network, settings)
+    worker = Worker(ports.database, ports.led, ports.clock, ports.ids, ports.fleet, network, settings)
     return cloudhsm.build(holds), worker, cloudhsm.Desk(ports.writer, holds)
 
 

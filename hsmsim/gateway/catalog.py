@@ -21,6 +21,7 @@ from hsmsim.gateway.config import GatewayConfig
 from hsmsim.gateway.process import make_ports
 from hsmsim.gateway.reconcile import Reconcilers
 from hsmsim.storage.database import Database
+from hsmsim.storage.lead import Alone
 from hsmsim.storage.migrate import GATEWAY, migrate
 from hsmsim.storage.writer import GroupWriter
 
@@ -67,7 +68,7 @@ def _services() -> Iterator[tuple[Service, ...]]:
         database = Database(config.database_url)
         writer = GroupWriter(database)
         try:
-            ports = make_ports(config, database, writer, SystemClock(), Reconcilers(), lambda _: None)
+            ports = make_ports(config, database, writer, SystemClock(), Reconcilers(Alone()), lambda _: None)
             yield assembly.build(ports).services
         finally:
             writer.close()

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Final
 
 import msgspec
 
+from hsmsim.config import FIRST_GATEWAY, GatewayFiles
 from hsmsim.errors import HsmsimError
 
 if TYPE_CHECKING:
@@ -24,8 +25,8 @@ def _path(_type: type, value: object) -> Path:
 class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A JSON object with these members.
 
-    home: the gateway's state folder; the database and the management socket are in it. database: the URL of a schema
-    in PostgreSQL instead. port, tls_port: 0 takes a free
+    home: the gateway's state folder; the database and the management socket are in it. name: which of several gateways
+    that share the folder. database: the URL of a schema in PostgreSQL instead. port, tls_port: 0 takes a free
     one, null none. certificate, key: PEM files, for tls_port. ready: a file that is written, with the ports, when the
     gateway listens. clock: the simulated clock's file; without one simulated time is real time. fleet: the socket of
     the fleet's daemon. time_scale: how much of AWS's time a transition takes (0: none, 1: all of it). quotas: limits of
@@ -35,6 +36,7 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     """
 
     home: Path
+    name: str = FIRST_GATEWAY
     database: str = ""
     host: str = "127.0.0.1"
     port: int | None = DEFAULT_PORT
@@ -77,4 +79,4 @@ class GatewayConfig(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fi
     @property
     def socket(self) -> Path:
         """The management socket."""
-        return self.home / "gateway.sock"
+        return GatewayFiles(self.home, self.name).socket

@@ -18,7 +18,7 @@ from hsmsim.fleet import customer, quickstart
 from hsmsim.gateway import manage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from hsmsim.config import Places
@@ -43,8 +43,10 @@ def session() -> Session:
 class Customer:
     """Whoever has the root user's key of the first account."""
 
-    def __init__(self, environment: dict[str, str], management: Path, by: Session | None = None) -> None:
-        """environment: as gateway.launch.environment gives it; management: the gateway's socket."""
+    def __init__(
+        self, environment: dict[str, str], management: Callable[[], Iterable[Path]], by: Session | None = None
+    ) -> None:
+        """environment: as gateway.launch.environment gives it; management: the sockets of the gateways that run."""
         self._environment = environment
         self._management = management
         self._session = by or Session()

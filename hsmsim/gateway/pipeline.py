@@ -1,6 +1,7 @@
 """One request from bytes to bytes: a list of named steps, then the operation where its mode says, then the record.
 
 Rules:
+- Where other gateways write to the database, memory is brought up to it first (`fresh`).
 - Nothing of a request is parsed before its signature holds, except what finds its service.
 - A WRITE runs, is serialised and recorded in one transaction: all of it or nothing. Every other call's record, and
   that of a call that fails, goes to the writer behind (`behind`).
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
     from hsmsim.gateway.behind import Behind
     from hsmsim.gateway.codec.model import OperationModel
     from hsmsim.gateway.codec.wire import HttpRequest, HttpResponse
+    from hsmsim.gateway.fresh import Fresh
     from hsmsim.gateway.ports import Parts, Writer
     from hsmsim.services.kernel import Ids, Operation, Request, Response
     from hsmsim.storage.database import Database
@@ -83,7 +85,9 @@ class Pipeline:
         clock: Clock,
         ids: Ids,
         limits: Limits,
+        fresh: Fresh | None = None,
     ) -> None:
+        self._fresh = fresh
         self._directory = Directory(parts.services)
         self._authorizer = parts.authorizer
         self._recorder = parts.recorder
@@ -115,6 +119,8 @@ class Pipeline:
         """Answer a request, whatever it is."""
         exchange = self._exchange(request)
         try:
+            if self._fresh is not None:
+                await self._fresh.now()
             for step in self._steps:
                 step(exchange)
             assert exchange.operation is not None  # noqa: S101 - _find_operation found it

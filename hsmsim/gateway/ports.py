@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from hsmsim.authz.principal import Credential
     from hsmsim.clock import Clock
     from hsmsim.fleet.protocol import Request
+    from hsmsim.services import kernel
     from hsmsim.services.kernel import Authorizer, Ids, PartedReconciler, Reconciler, Service
     from hsmsim.storage.database import Database
 
@@ -27,6 +28,21 @@ class Credentials(Protocol):
 
     def find(self, access_key_id: str, session_token: str | None) -> Credential:
         """AwsError InvalidClientTokenId, ExpiredToken, ... where there is none that may be used now."""
+
+
+class Memory(Protocol):
+    """What is held in memory of rows that other gateways change, too."""
+
+    @property
+    def question(self) -> str:
+        """SQL for one number: of the last change."""
+
+    @property
+    def known(self) -> int:
+        """The number of the last change of which all before it have taken effect here."""
+
+    def catch_up(self, tx: Connection) -> None:
+        """Have all take effect that this snapshot holds."""
 
 
 class Recorder(Protocol):
@@ -63,6 +79,8 @@ class Ports:
 
     database: Database
     writer: Writer
+    led: kernel.Writer
+    """The writer for reconcilers: refuses what a gateway writes that does not lead any more."""
     clock: Clock
     ids: Ids
     wake: Callable[[str], None]
@@ -94,4 +112,5 @@ class Parts:
     authorizer: Authorizer
     recorder: Recorder
     reconcilers: tuple[Reconciler | PartedReconciler, ...] = ()
+    memory: Memory | None = None
     routes: Mapping[tuple[str, str], Route] = field(default_factory=dict)

@@ -32,12 +32,14 @@ from hsmsim.gateway.authenticate import Authenticator
 from hsmsim.gateway.behind import Behind
 from hsmsim.gateway.crowd import Crowd
 from hsmsim.gateway.fleet import NoFleet, SocketFleet
+from hsmsim.gateway.fresh import following
 from hsmsim.gateway.http import HANDSHAKE_TIMEOUT_S, KEEP_ALIVE_S, MAX_CONNECTIONS, BoundedProtocol
 from hsmsim.gateway.pipeline import Limits, Pipeline
 from hsmsim.gateway.ports import Parts, Ports
 from hsmsim.gateway.reconcile import Reconcilers
 from hsmsim.ids import SystemIds
 from hsmsim.storage.database import Database
+from hsmsim.storage.lead import Led, lead_of
 from hsmsim.storage.migrate import GATEWAY, migrate
 from hsmsim.storage.writer import GroupWriter
 
@@ -116,6 +118,7 @@ def make_ports(
     return Ports(
         database=database,
         writer=writer,
+        led=Led(writer, reconcilers.lead),
         clock=clock,
         ids=SystemIds(),
         wake=reconcilers.wake,
@@ -134,7 +137,7 @@ def make_ports(
 async def _serve(config: GatewayConfig, build: Build, clock: Clock) -> None:
     database = Database(config.database_url)
     writer = GroupWriter(database)
-    reconcilers = Reconcilers()
+    reconcilers = Reconcilers(lead_of(database))
     keys = sigv4.KeyCache()
     loop = asyncio.get_running_loop()
 
@@ -149,15 +152,16 @@ async def _serve(config: GatewayConfig, build: Build, clock: Clock) -> None:
             parts.credentials, clock, keys, config.default_account, config.accept_any_credentials
         )
         limits = Limits(threads=config.threads)
-        pipeline = Pipeline(parts, authenticator, database, writer, behind, clock, SystemIds(), limits)
-        reconcilers.start(parts.reconcilers)
-        try:
-            calls = {**manage.routes(clock, reconcilers, ports.fleet), **parts.routes}
-            await _listen(config, AwsApp(pipeline, __version__), ManagementApp(calls, __version__))
-        finally:
-            await asyncio.to_thread(reconcilers.stop)
-            await asyncio.to_thread(pipeline.close)
-            await behind.close()
+        async with following(parts.memory, database) as fresh:
+            pipeline = Pipeline(parts, authenticator, database, writer, behind, clock, SystemIds(), limits, fresh)
+            reconcilers.start(parts.reconcilers)
+            try:
+                calls = {**manage.routes(clock, reconcilers, ports.fleet), **parts.routes}
+                await _listen(config, AwsApp(pipeline, __version__), ManagementApp(calls, __version__))
+            finally:
+                await asyncio.to_thread(reconcilers.stop)
+                await asyncio.to_thread(pipeline.close)
+                await behind.close()
     finally:
         await asyncio.to_thread(writer.close)
         database.close()

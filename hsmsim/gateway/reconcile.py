@@ -1,8 +1,9 @@
 """Runs reconcilers: each in a few threads, woken when there is something to do, and when simulated time says so.
 
 Rules: a reconciler's parts are followed side by side, so that one that hangs holds up itself alone; a plain reconciler
-is one with a single part. No part takes two steps at once. What fails, whatever it is, is logged with its reason and
-done again, ever later, in one place (`_Patience`).
+is one with a single part. No part takes two steps at once: of several gateways on one database only the one that leads
+takes any (storage.lead). What fails, whatever it is, is logged with its reason and done again, ever later, in one place
+(`_Patience`).
 """
 
 from __future__ import annotations
@@ -18,11 +19,13 @@ from typing import TYPE_CHECKING, Final
 
 from hsmsim.errors import HsmsimError
 from hsmsim.services.kernel import PartedReconciler
+from hsmsim.storage.lead import ALL
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from hsmsim.services.kernel import Reconciler
+    from hsmsim.storage.lead import Lead
 
 _LOG: Final = logging.getLogger("hsmsim.gateway.reconcile")
 FIRST_RETRY_S: Final = 0.5
@@ -84,8 +87,9 @@ class _Part:
 class _Loop:
     """A thread that sees which part is due, and some that take the steps."""
 
-    def __init__(self, reconciler: PartedReconciler, at_once: int) -> None:
+    def __init__(self, reconciler: PartedReconciler, lead: Lead, at_once: int) -> None:
         self._reconciler = reconciler
+        self._lead = lead
         self._changed = threading.Condition()
         self._asked = 0
         self._listed = -1
@@ -130,10 +134,12 @@ class _Loop:
     def _run(self) -> None:
         while not self._stopping:
             asked, ended, pause = self._asked, self._ended, math.inf
-            if self._listed != asked:
+            leads = self._lead.held
+            if leads and self._listed != asked:
                 _, pause = self._patience.attempt(self.name, partial(self._list, asked))
             with self._changed:
-                pause = min(pause, self._begin(asked))
+                if leads:
+                    pause = min(pause, self._begin(asked))
                 self._wait(asked, ended, pause)
 
     def _wait(self, asked: int, ended: int, pause: float) -> None:
@@ -175,34 +181,41 @@ class _Loop:
             self._changed.notify_all()
 
 
-def _loop(reconciler: Reconciler | PartedReconciler) -> _Loop:
+def _loop(reconciler: Reconciler | PartedReconciler, lead: Lead) -> _Loop:
     if isinstance(reconciler, PartedReconciler):
-        return _Loop(reconciler, PARTS_AT_ONCE)
-    return _Loop(_Whole(reconciler), 1)
+        return _Loop(reconciler, lead, PARTS_AT_ONCE)
+    return _Loop(_Whole(reconciler), lead, 1)
 
 
 class Reconcilers:
     """All of them. Simulated time passes as real time does, and a change of it wakes everybody."""
 
-    def __init__(self) -> None:
+    def __init__(self, lead: Lead) -> None:
+        self.lead = lead
         self._loops: dict[str, _Loop] = {}
 
     def start(self, reconcilers: Iterable[Reconciler | PartedReconciler]) -> None:
-        """Begin; each takes its first step at once."""
-        self._loops = {one.name: _loop(one) for one in reconcilers}
+        """Begin; where this gateway leads each takes its first step at once."""
+        self._loops = {one.name: _loop(one, self.lead) for one in reconcilers}
         for loop in self._loops.values():
             loop.start()
+        self.lead.start(self._told)
 
     def wake(self, name: str) -> None:
-        """Have it look for work now; before `start` that goes without saying."""
-        loop = self._loops.get(name)
-        if loop is not None:
-            loop.wake()
+        """Have it look for work now, in whichever gateway; before `start` that goes without saying."""
+        if self.lead.held:
+            self._told(name)
+        else:
+            self.lead.tell(name)
 
     def wake_all(self) -> None:
         """Time was changed."""
+        self.wake(ALL)
+
+    def _told(self, name: str) -> None:
         for loop in self._loops.values():
-            loop.wake()
+            if name in {ALL, loop.name}:
+                loop.wake()
 
     def settle(self, seconds: float) -> list[str]:
         """Wake everybody and wait until nothing is due any more; the names of those that are not done by then."""
@@ -215,8 +228,9 @@ class Reconcilers:
                 return late
 
     def stop(self) -> None:
-        """Let the steps that run end."""
+        """Let the steps that run end, and another gateway lead."""
         for loop in self._loops.values():
             loop.stop()
         for loop in self._loops.values():
             loop.join()
+        self.lead.stop()

@@ -106,7 +106,7 @@ def _customer(places: Places, session: Session | None = None) -> Customer:
     environment = launch.environment(places)
     if not environment:
         raise HsmsimError("The gateway is not running. Start it: hsmsim up --detach")
-    return Customer(environment, places.gateway_socket, session)
+    return Customer(environment, lambda: launch.management(places), session)
 
 
 def _make_cluster(places: Places, say: Callable[[str], None], hsms: int, engine: str, session: Session) -> set[str]:
@@ -122,7 +122,7 @@ def _make_cluster(places: Places, say: Callable[[str], None], hsms: int, engine:
 
 def add_hsm(places: Places, engine: str) -> str:
     """Make one more HSM of the cluster, with AWS's API where that knows the cluster; return its id."""
-    if launch.ready(places) is not None:
+    if launch.serving(places):
         root, cluster_id = _customer(places), state.load(places).only_cluster().cluster_id
         if cluster_id in root.cluster_ids():
             made = root.create_hsm(cluster_id)
@@ -132,7 +132,7 @@ def add_hsm(places: Places, engine: str) -> str:
 
 
 def take_down(places: Places) -> list[str]:
-    """Stop the gateway, the daemon, then every HSM; return those that ran."""
+    """Stop the gateways, the daemon, then every HSM; return those that ran."""
     return launch.stop(places) + quickstart.take_down(places) + databases.stop(places)
 
 
@@ -146,9 +146,9 @@ def move_clock(places: Places, seconds: int | None) -> list[str]:
         simclock.reset(places)
     else:
         simclock.advance(places, seconds)
-    if launch.ready(places) is None:
+    if not launch.serving(places):
         return []
-    return manage.settle(places.gateway_socket)
+    return manage.settle(lambda: launch.management(places))
 
 
 def missing(places: Places, running: Running) -> list[tuple[str, str]]:
@@ -160,6 +160,7 @@ def missing(places: Places, running: Running) -> list[tuple[str, str]]:
         if not hsm_processes.is_running(places, hsm_id)
     ]
     if running.gateway is not None:
-        background = (launch.gateway(places), launch.daemon(places))
-        found += [(one.name, "hsmsim up --detach") for one in background if not processes.is_running(one)]
+        found += [
+            (one.name, "hsmsim up --detach") for one in launch.background(places) if not processes.is_running(one)
+        ]
     return found

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
     from sqlalchemy.engine import Connection, Engine
 
+    from hsmsim.storage.watch import Watch
+
 BUSY_TIMEOUT_MS: Final = 5000
 _WAL_PAUSE_S: Final = 0.005
 _READ: Final = "hsmsim_read"
@@ -64,6 +66,11 @@ class Database:
         self._engine = _sqlite(url, durable=durable) if is_sqlite(url) else _server(url, durable=durable)
         self.dialect = self._engine.dialect.name
 
+    @property
+    def shared(self) -> bool:
+        """Whether other processes of the gateway's kind may use it: a file has one."""
+        return self.dialect == "postgresql"
+
     @contextmanager
     def read(self) -> Iterator[Connection]:
         """A transaction that sees one snapshot and takes no lock."""
@@ -84,6 +91,22 @@ class Database:
             if alone and self.dialect == "postgresql":
                 connection.exec_driver_sql(_ALONE)
             yield connection
+
+    def watch(self, statement: str) -> Watch:
+        """What an event loop asks for the number that a statement answers. PostgreSQL only."""
+        from hsmsim.storage.watch import Watch  # noqa: PLC0415 - needs the driver, which SQLite goes without
+
+        _, parameters = self._engine.dialect.create_connect_args(self._engine.url)
+        return Watch({**parameters, **_arguments(self.url)}, statement)
+
+    @contextmanager
+    def session(self) -> Iterator[Connection]:
+        """A connection of its own outside of transactions: for locks and notifications. PostgreSQL only."""
+        with _translated(self.url), self._engine.connect() as connection:
+            try:
+                yield connection.execution_options(isolation_level="AUTOCOMMIT")
+            finally:
+                connection.invalidate()  # closed, with all that it holds
 
     def close(self) -> None:
         """Close idle connections."""
@@ -154,14 +177,18 @@ def _own_schema(connection: Connection) -> str:
     return schema
 
 
-def _server(url: str, *, durable: bool) -> Engine:
-    parsed = make_url(url)
+def _arguments(url: str, *, durable: bool = True) -> dict[str, str | int]:
+    """What a connection is made with beside what the URL says."""
     guards = _GUARDS if durable else f"{_GUARDS} -c synchronous_commit=off"
-    options = " ".join(filter(None, (guards, str(parsed.query.get("options", "")))))
+    options = " ".join(filter(None, (guards, str(make_url(url).query.get("options", "")))))
+    return {**_LIVENESS, "options": options}
+
+
+def _server(url: str, *, durable: bool) -> Engine:
     try:
         return create_engine(
-            parsed.set(drivername=_DRIVER).difference_update_query(["options"]),
-            connect_args={**_LIVENESS, "options": options},
+            make_url(url).set(drivername=_DRIVER).difference_update_query(["options"]),
+            connect_args=_arguments(url, durable=durable),
             pool_pre_ping=True,
             pool_recycle=600,
             isolation_level="READ COMMITTED",

@@ -263,7 +263,7 @@ def test_up_killed_at_any_moment_is_repeated(fresh: Whole) -> None:
             process.kill()
     fresh.up()
     assert fresh.client("sts").get_caller_identity()["Account"] == ACCOUNT
-    marks = [f"{launch.gateway(fresh.places).name}", str(fresh.places.gateway_config)]
+    marks = [f"{launch.gateway(fresh.places).name}", str(fresh.places.gateway().config)]
     running = [
         entry.name
         for entry in Path("/proc").iterdir()
@@ -373,7 +373,7 @@ def test_the_gateway_of_root_runs_as_another_user() -> None:
 
 
 def test_faults_can_be_asked_for_through_the_management_socket(up: Whole) -> None:
-    socket_ = up.places.gateway_socket
+    socket_ = up.places.gateway().socket
     [well] = manage.call(socket_, "GET", manage.FAULTS)["faults"]
     assert well["cut"] == []
     manage.call(socket_, "POST", manage.FAULTS, {"hsm_id": well["hsm_id"], "slow_ms": 1.5, "cut": ["peers"]})

@@ -20,8 +20,8 @@ WRITTEN = {"quotas": {"cloudhsm.hsms": 9}, "unverified": {"cloudhsm.shows_update
 
 def test_what_a_user_wrote_into_it_stays(tmp_path: Path) -> None:
     places = Places(tmp_path / "home", tmp_path / "run")
-    places.gateway_config.parent.mkdir(parents=True)
-    places.gateway_config.write_text(json.dumps(WRITTEN))
+    places.gateway().config.parent.mkdir(parents=True)
+    places.gateway().config.write_text(json.dumps(WRITTEN))
     found = launch._config(places, launch.Options())
     assert {"quotas": found.quotas, "unverified": found.unverified} == WRITTEN
 

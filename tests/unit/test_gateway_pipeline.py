@@ -33,6 +33,7 @@ from hsmsim.gateway.reconcile import Reconcilers
 from hsmsim.ids import SystemIds
 from hsmsim.services.kernel import Call, Mode, Nothing, Service
 from hsmsim.storage.database import Database
+from hsmsim.storage.lead import Alone
 from hsmsim.storage.migrate import GATEWAY, migrate
 from hsmsim.storage.writer import GroupWriter
 
@@ -94,6 +95,7 @@ async def running(
     ports = Ports(
         database=database,
         writer=writer,
+        led=writer,
         clock=clock,
         ids=ids,
         wake=lambda _: None,
@@ -276,7 +278,7 @@ class Failing:
 
 def test_reconcilers_try_again_and_are_woken(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reconcile, "FIRST_RETRY_S", 0.01)
-    one, all_of_them = Failing(), Reconcilers()
+    one, all_of_them = Failing(), Reconcilers(Alone())
     all_of_them.wake("failing")  # nothing runs yet: nothing happens
     all_of_them.start([one])
     assert one.settled.wait(10)

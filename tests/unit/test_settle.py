@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from hsmsim.gateway import reconcile
 from hsmsim.gateway.reconcile import Reconcilers
+from hsmsim.storage.lead import Alone
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -35,7 +36,7 @@ class Work:
 
 @contextmanager
 def running(*works: Work) -> Iterator[Reconcilers]:
-    reconcilers = Reconcilers()
+    reconcilers = Reconcilers(Alone())
     reconcilers.start(works)
     try:
         assert all(work.first.wait(10) for work in works)
@@ -59,7 +60,7 @@ def test_a_step_that_began_before_the_wake_does_not_count() -> None:
 
 def test_one_that_wakes_another_is_waited_for_with_it() -> None:
     log: list[str] = []
-    reconcilers = Reconcilers()
+    reconcilers = Reconcilers(Alone())
     orders = [0]
 
     def front() -> None:
@@ -127,7 +128,7 @@ class Parts:
 
 @contextmanager
 def following(parts: Parts) -> Iterator[Reconcilers]:
-    reconcilers = Reconcilers()
+    reconcilers = Reconcilers(Alone())
     reconcilers.start([parts])
     try:
         yield reconcilers
