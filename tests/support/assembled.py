@@ -17,7 +17,8 @@ import boto3
 from botocore.config import Config
 
 from hsmsim.clock import SharedClock, set_offset
-from hsmsim.gateway import assembly, process
+from hsmsim.config import FIRST_GATEWAY, GatewayFiles
+from hsmsim.gateway import assembly, manage, process
 from hsmsim.gateway.config import GatewayConfig
 
 if TYPE_CHECKING:
@@ -30,14 +31,16 @@ ONCE = Config(retries={"total_max_attempts": 1, "mode": "standard"}, connect_tim
 class Gateway:
     """A process of the gateway, and clients of it."""
 
-    def __init__(self, folder: Path, **config: Any) -> None:
-        self.home, self._ready = folder / "home", folder / "ready.json"
+    def __init__(self, folder: Path, name: str = FIRST_GATEWAY, **config: Any) -> None:
+        """name: of one of several in the same folder."""
+        self.name, self.home, self._ready = name, folder / "home", folder / f"ready-{name}.json"
         self._ready.unlink(missing_ok=True)
-        path, self._clock = folder / "gateway.json", folder / "clock"
-        path.write_text(json.dumps({"home": str(self.home), "port": 0, "ready": str(self._ready), **config}))
+        path, self._clock = folder / f"gateway-{name}.json", folder / "clock"
+        own = {"home": str(self.home), "name": name, "port": 0, "ready": str(self._ready)}
+        path.write_text(json.dumps({**own, **config}))
         if not self._clock.exists():
             self.set_clock(0)
-        self._log = folder / "gateway.log"
+        self._log = folder / f"gateway-{name}.log"
         environment = {**os.environ, "HSMSIM_RUN": str(folder / "run")}
         with self._log.open("ab") as log:
             command = [sys.executable, "-P", __file__, str(path), str(self._clock)]
@@ -68,6 +71,15 @@ class Gateway:
     def set_clock(self, seconds: int) -> None:
         """Have simulated time be ahead by so much."""
         set_offset(self._clock, seconds)
+
+    @property
+    def leads(self) -> bool:
+        """Whether this one of several takes the reconcilers' steps."""
+        return manage.leads(GatewayFiles(self.home, self.name).socket)
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.wait(30)
 
     def log(self) -> str:
         return self._log.read_text()
