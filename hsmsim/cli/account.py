@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import TYPE_CHECKING
 
 import click
 
@@ -12,19 +11,10 @@ from hsmsim.config import Places
 from hsmsim.gateway import launch, manage
 from hsmsim.services.iam import accounts
 
-if TYPE_CHECKING:
-    from pathlib import Path
-
 
 @click.group()
 def account() -> None:
     """AWS accounts. The first one, 123456789012, is there from the start; `hsmsim env` exports its root user's key."""
-
-
-def _gateway() -> Path:
-    """Return the socket of a gateway that runs; of the first one, which is then missed by name, where none does."""
-    places = Places.resolve()
-    return next(iter(launch.management(places)), places.gateway().socket)
 
 
 @account.command()
@@ -36,7 +26,7 @@ def create(*, account_id: str | None, as_json: bool) -> None:
     ACCOUNT_ID has twelve digits; left out, it is a random one.
     """
     members = {"account": account_id} if account_id else {}
-    made = manage.call(_gateway(), "POST", accounts.PATH, members)
+    made = manage.call(launch.a_socket(Places.resolve()), "POST", accounts.PATH, members)
     if as_json:
         show.document(made)
         return
@@ -49,7 +39,7 @@ def create(*, account_id: str | None, as_json: bool) -> None:
 @show.as_json
 def list_(*, as_json: bool) -> None:
     """All accounts, the oldest first."""
-    found = manage.call(_gateway(), "GET", accounts.PATH)["accounts"]
+    found = manage.call(launch.a_socket(Places.resolve()), "GET", accounts.PATH)["accounts"]
     if as_json:
         show.document(found)
         return

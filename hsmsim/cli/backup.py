@@ -12,7 +12,7 @@ from hsmsim.cli import show
 from hsmsim.config import Places
 from hsmsim.errors import HsmsimError
 from hsmsim.fleet import custody
-from hsmsim.gateway import manage
+from hsmsim.gateway import launch, manage
 from hsmsim.hsm import imagefile
 from hsmsim.hsm.roots.process import Roots
 from hsmsim.ids import is_id
@@ -59,7 +59,7 @@ def backup() -> None:
 
 
 def _all() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = manage.call(Places.resolve().gateway_socket, "GET", desk.PATH)["backups"]
+    found: list[dict[str, Any]] = manage.call(launch.a_socket(Places.resolve()), "GET", desk.PATH)["backups"]
     return found
 
 
@@ -192,10 +192,10 @@ def import_(file: Path) -> None:
     there = next((one for one in _all() if one["backup_id"] == backup_id), None)
     if there is not None and (there["state"] != "DELETED" or _size(backup_id) is not None):
         raise HsmsimError(f"{backup_id} is here already, {there['state']}: hsmsim backup show {backup_id}")
-    known = manage.call(places.gateway_socket, "GET", accounts.PATH)["accounts"]
+    known = manage.call(launch.a_socket(places), "GET", accounts.PATH)["accounts"]
     if account not in {one["account"] for one in known}:
         raise HsmsimError(f"There is no account {account} here. Make it: hsmsim account create {account}")
     with Roots(places.home) as roots:
         entry = custody.take_in(places, roots, file, manifest)
-    manage.call(places.gateway_socket, "POST", desk.PATH, entry)
+    manage.call(launch.a_socket(places), "POST", desk.PATH, entry)
     click.echo(f"{backup_id} is READY in {entry['region']}, account {account}.")

@@ -300,6 +300,11 @@ def management(places: Places) -> list[Path]:
     return [places.gateway(name).socket for name in serving(places)]
 
 
+def a_socket(places: Places) -> Path:
+    """The management socket of one that listens; the first one's, which is then missed by its name, where none does."""
+    return next(iter(management(places)), places.gateway().socket)
+
+
 def stop(places: Places) -> list[str]:
     """End the gateways, then the daemon that they ask; the names of those that ran."""
     *gateways, fleet = background(places)

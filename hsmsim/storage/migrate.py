@@ -38,7 +38,7 @@ class Schema:
 
 
 CLUSTER: Final = Schema(_FOLDER / "migrations", "0002")
-GATEWAY: Final = Schema(_FOLDER / "gateway_migrations", "0007")
+GATEWAY: Final = Schema(_FOLDER / "gateway_migrations", "0008")
 
 
 def migrate(url: str, schema: Schema = CLUSTER) -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "how-to").glob("*.md"))
 DESTRUCTIVE = {"failover.md", "faults.md", "partitions.md", "timing-profiles.md"}
 WITH_AWS = {"backups.md", "cloudtrail.md", "cluster-from-nothing.md"}
-FROM_NOTHING = {"postgresql.md", "tcp.md"}
+FROM_NOTHING = {"postgresql.md", "tcp.md", "two-gateways.md"}
 NOT_RUN = {"docker.md"}
 ELSEWHERE = DESTRUCTIVE | WITH_AWS | FROM_NOTHING | NOT_RUN
 
