@@ -1,7 +1,8 @@
 """Events that no transaction of their own carries (reads, errors): gathered, then written by the one writer.
 
-Rules: used on the event loop only. Events keep their order. What cannot be written is kept and tried again; a caller
-waits once too much is kept, so nothing is dropped while the gateway runs, and close() writes the rest.
+Rules: used on the event loop only. Events keep their order. What cannot be written is kept and tried again, without
+what turns out to have been written: a server may die right after a commit, before it says so. A caller waits once too
+much is kept, so nothing is dropped while the gateway runs, and close() writes the rest.
 """
 
 from __future__ import annotations
@@ -58,18 +59,18 @@ class Behind:
             await self._task
 
     async def _run(self) -> None:
-        pause = DELAY_S
+        pause, again = DELAY_S, False
         while self._events:
             await self._wait(pause)
             batch = self._events[:BATCH]
             try:
-                await asyncio.wrap_future(self._writer.submit(partial(self._record, batch)))
-                pause = DELAY_S
+                await asyncio.wrap_future(self._writer.submit(partial(self._record, batch, again=again)))
+                pause, again = DELAY_S, False
             except StorageError:
                 _LOG.exception("%d events could not be written yet.", len(self._events))
                 if self._closing.is_set():
                     break
-                pause = RETRY_S
+                pause, again = RETRY_S, True
                 continue
             except Exception:  # noqa: BLE001 - a defect of the recorder: to try again would hold up those behind
                 _LOG.exception("Events are lost: %s.", [event["requestID"] for event in batch])
@@ -84,5 +85,5 @@ class Behind:
         except TimeoutError:
             pass
 
-    def _record(self, batch: list[dict[str, Any]], connection: Connection) -> None:
-        self._recorder.record(connection, *batch)
+    def _record(self, batch: list[dict[str, Any]], connection: Connection, *, again: bool) -> None:
+        self._recorder.record(connection, *batch, again=again)

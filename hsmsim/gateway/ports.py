@@ -48,8 +48,8 @@ class Memory(Protocol):
 class Recorder(Protocol):
     """CloudTrail's store."""
 
-    def record(self, connection: Connection, *events: Mapping[str, Any]) -> None:
-        """Write the events in this transaction."""
+    def record(self, connection: Connection, *events: Mapping[str, Any], again: bool = False) -> None:
+        """Write the events in this transaction. again: some of them may be there already, and stay as they are."""
 
 
 class Writer(Protocol):

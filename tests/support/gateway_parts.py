@@ -175,11 +175,12 @@ class Store:
         if access.resource == FORBIDDEN:
             raise AwsError("AccessDenied", f"User: {call.caller.arn} is not authorized to perform: {access.action}")
 
-    def record(self, connection: Connection, *events: Mapping[str, Any]) -> None:
-        connection.execute(
-            text("INSERT INTO events VALUES (:body)"),
-            [{"body": msgspec.json.encode(event).decode()} for event in events],
-        )
+    def record(self, connection: Connection, *events: Mapping[str, Any], again: bool = False) -> None:
+        kept = set(connection.execute(text("SELECT body FROM events")).scalars()) if again else set()
+        for event in events:
+            body = msgspec.json.encode(event).decode()
+            if body not in kept:
+                connection.execute(text("INSERT INTO events VALUES (:body)"), {"body": body})
 
 
 class Counter:

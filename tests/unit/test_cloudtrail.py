@@ -183,6 +183,18 @@ def test_a_commit_that_fails_leaves_no_event(database: Database, writer: GroupWr
     assert found(database) == ["id-2"]
 
 
+def test_events_that_are_written_again_are_there_once(database: Database, writer: GroupWriter) -> None:
+    history = store.History(lambda: None)
+    other = {"recipientAccountId": "210987654321"}
+    record(writer, event(1), event(2), event(5, **other))
+    batch = [event(1), event(2), event(3), event(5, **other), event(4)]
+    for _ in range(2):
+        writer.write(lambda connection: history.record(connection, *batch, again=True))
+        assert found(database) == ["id-4", "id-3", "id-2", "id-1"]
+        with database.read() as connection:
+            assert connection.execute(select(func.count()).select_from(store.EVENTS)).scalar() == 5
+
+
 def test_a_work_that_raises_leaves_no_event(database: Database, writer: GroupWriter) -> None:
     history = store.History(lambda: None)
 

@@ -6,7 +6,7 @@ import asyncio
 import datetime as dt
 import json
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +38,7 @@ from hsmsim.storage.migrate import GATEWAY, migrate
 from hsmsim.storage.writer import GroupWriter
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
     from pathlib import Path
 
     from sqlalchemy.engine import Connection
@@ -63,10 +63,10 @@ class Recorder(Store):
 
     failures: list[Exception] = field(default_factory=list)
 
-    def record(self, connection: Connection, *events: Mapping[str, Any]) -> None:
+    def record(self, connection: Connection, *events: Mapping[str, Any], again: bool = False) -> None:
         if self.failures:
             raise self.failures.pop(0)
-        Store.record(self, connection, *events)
+        Store.record(self, connection, *events, again=again)
 
 
 @dataclass(slots=True)
@@ -172,6 +172,33 @@ def test_events_wait_for_a_database_that_is_away(tmp_path: Path, monkeypatch: py
             recorder.failures = [ZeroDivisionError()]
             assert (await one.pipeline.handle(who())).status == 200
             await until(lambda: not recorder.failures)
+            assert (await one.pipeline.handle(who())).status == 200
+            await one.behind.close()
+            assert len(one.events()) == 4
+
+    asyncio.run(scenario())
+
+
+def test_events_of_a_commit_that_nobody_heard_of_are_written_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(behind, "RETRY_S", 0.01)
+
+    @contextmanager
+    def write(database: Database, **how: bool) -> Iterator[Connection]:
+        with real(database, **how) as connection:
+            yield connection
+        if silent:
+            raise StorageError(silent.pop())
+
+    real, silent = Database.write, ["The server died before it said that this was durable."]
+
+    async def scenario() -> None:
+        async with running(tmp_path) as one:
+            monkeypatch.setattr(Database, "write", write)
+            for _ in range(3):
+                assert (await one.pipeline.handle(who())).status == 200
+            await until(lambda: not silent)
             assert (await one.pipeline.handle(who())).status == 200
             await one.behind.close()
             assert len(one.events()) == 4

@@ -32,7 +32,7 @@ from hsmsim.services.cloudtrail.model import Attribute, Entry, Position, Query, 
 from hsmsim.storage.gateway import GATEWAY
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from sqlalchemy.engine import Connection, Row
     from sqlalchemy.sql import ColumnElement
@@ -80,12 +80,16 @@ class History:
         self._grown = grown
         self._since = 0
 
-    def record(self, connection: Connection, *events: Mapping[str, Any]) -> None:
-        """Keep the events. Called in the one writer's thread."""
-        if not events:
+    def record(self, connection: Connection, *events: Mapping[str, Any], again: bool = False) -> None:
+        """Keep the events. again: leave out those that are kept. Called in the one writer's thread."""
+        entries = [rules.entry(event) for event in events]
+        if again:
+            kept = _kept(connection, entries)
+            entries = [entry for entry in entries if entry.id not in kept]
+        if not entries:
             return
-        connection.execute(insert(EVENTS), [_row(rules.entry(event)) for event in events])
-        self._since += len(events)
+        connection.execute(insert(EVENTS), [_row(entry) for entry in entries])
+        self._since += len(entries)
         if self._since >= WAKE_EVERY:
             self._since = 0
             self._grown()
@@ -105,6 +109,13 @@ def _row(entry: Entry) -> dict[str, Any]:
         "resources": _packed([[one.type, one.name] for one in entry.resources]) if entry.resources else "",
         "body": entry.body,
     }
+
+
+def _kept(connection: Connection, entries: Sequence[Entry]) -> set[str]:
+    """The ids of those that are there."""
+    oldest, accounts = min(entry.time for entry in entries), {entry.account for entry in entries}
+    wanted = (_C.account.in_(accounts), _C.time >= oldest, _C.id.in_([entry.id for entry in entries]))
+    return set(connection.execute(select(_C.id).where(*wanted)).scalars())
 
 
 def _packed(value: Any) -> str:  # noqa: ANN401 - strings and lists of them
