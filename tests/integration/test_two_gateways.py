@@ -266,6 +266,32 @@ def test_reads_of_both_are_recorded_once(pair: Pair) -> None:
     eventually(lambda: all(request_ids(pair.all[0], "sts.amazonaws.com")[call] == 1 for call in calls), PATIENCE_S)
 
 
+def test_the_history_is_looked_up_by_everything_at_both(pair: Pair) -> None:
+    for writes, asked in pair.orders:
+        iam, name = writes.client("iam", writes.root), new_name("Known")
+        made = iam.create_user(UserName=name)["ResponseMetadata"]["RequestId"]
+        trail = asked.client("cloudtrail", asked.root, REGION)
+
+        def looked_up(key: str, value: str, trail: Any = trail) -> list[dict[str, Any]]:
+            wanted = [{"AttributeKey": key, "AttributeValue": value}]
+            found: list[dict[str, Any]] = trail.lookup_events(LookupAttributes=wanted)["Events"]
+            return found
+
+        (event,) = looked_up("ResourceName", name)
+        assert json.loads(event["CloudTrailEvent"])["requestID"] == made
+        assert looked_up("ResourceName", name.lower()) == looked_up("ResourceName", name[:-1]) == []
+        for key, value in (
+            ("EventId", event["EventId"]),
+            ("EventName", "CreateUser"),
+            ("ReadOnly", "false"),
+            ("Username", "root"),
+            ("ResourceType", "AWS::IAM::User"),
+            ("EventSource", "iam.amazonaws.com"),
+            ("AccessKeyId", writes.root["AccessKeyId"]),
+        ):
+            assert event["EventId"] in {one["EventId"] for one in looked_up(key, value)}, key
+
+
 # ---- who leads, and who dies --------------------------------------------------------------------------------------
 
 

@@ -142,8 +142,11 @@ def lookup(
 
 
 def _resource(pattern: str) -> ColumnElement[bool]:
-    """Whether the packed resources hold this text: a quote within a name is escaped, so it fits whole names only."""
-    return func.instr(_C.resources, pattern) > 0
+    """Whether the packed resources hold this text: a quote within a name is escaped, so it fits whole names only.
+
+    Both kinds of database have `replace`, and neither overlooks the case of letters in it, as SQLite's LIKE does.
+    """
+    return func.replace(_C.resources, pattern, "") != _C.resources
 
 
 _FILTERS: Final[Mapping[Attribute, Callable[[str], ColumnElement[bool]]]] = {
