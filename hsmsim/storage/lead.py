@@ -14,7 +14,6 @@ import os
 import select
 import threading
 import time
-from collections import deque
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Final, Protocol, TypeVar
 
@@ -99,7 +98,7 @@ class Elected:
         self._database = database
         self._told: Callable[[str], None] = lambda _: None
         self._who: tuple[int, str] | None = None  # the session that holds the lock
-        self._outbox: deque[str] = deque()
+        self._outbox: set[str] = set()
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._telling = threading.Lock()
         self._stopping = threading.Event()
@@ -119,7 +118,7 @@ class Elected:
         """See Lead."""
         with self._telling:
             if not self._stopping.is_set():
-                self._outbox.append(name)
+                self._outbox.add(name)
                 os.eventfd_write(self._wake, 1)
 
     def require(self, tx: Connection) -> None:
@@ -182,9 +181,10 @@ class Elected:
         """Tell the others what is to be told; the answer to the last statement brings what they have told us."""
         with suppress(BlockingIOError):
             os.eventfd_read(self._wake)
-        while self._outbox:
-            connection.execute(_TELL, {"name": self._outbox[0]})
-            self._outbox.popleft()
+        with self._telling:
+            names, self._outbox = self._outbox, set()
+        for name in names:
+            connection.execute(_TELL, {"name": name})
         connection.exec_driver_sql("SELECT 1")
 
     def _hear(self, name: str) -> None:

@@ -11,6 +11,7 @@ import shutil
 import socket
 import subprocess
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,8 +19,11 @@ import pytest
 from botocore.auth import SigV4Auth
 from botocore.awsrequest import AWSRequest
 from botocore.credentials import Credentials
+from support import postgres
 from support.assembled import Gateway
 from support.gateway import ROOT
+
+from hsmsim.storage.database import in_schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,9 +38,10 @@ WARM_S, RUN_S, ROUNDS = 1, 3, 3
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Requests a second: the best of the rounds, which alternate."""
+    """Requests a second: the best of the rounds, which alternate. shared: with the gateway's rows in PostgreSQL."""
 
     gateway: float
+    shared: float
     moto: float
 
 
@@ -88,20 +93,21 @@ def moto() -> Iterator[str]:
 @pytest.fixture(scope="module")
 def rates(moto: str, tmp_path_factory: pytest.TempPathFactory) -> Rates:
     assert shutil.which("wrk"), "wrk is missing; scripts/bench installs it"
-    folder = tmp_path_factory.mktemp("bench")
-    ours, theirs = 0.0, 0.0
-    gateway = Gateway(folder)
-    try:
-        url, keys = gateway.url + "/", gateway.root
-        for target in (url, moto):
-            rate(folder, target, keys, WARM_S)
-        for _ in range(ROUNDS):
-            ours = max(ours, rate(folder, url, keys, RUN_S))
-            theirs = max(theirs, rate(folder, moto, keys, RUN_S))
-    finally:
-        gateway.stop()
-    print(f"\nGetCallerIdentity: gateway {ours:,.0f}/s, moto {theirs:,.0f}/s, ratio {ours / theirs:.1f}")  # noqa: T201 - the figure
-    return Rates(ours, theirs)
+    with ExitStack() as stack:
+        server = stack.enter_context(postgres.server())
+        targets = [(tmp_path_factory.mktemp("moto"), moto, {"AccessKeyId": "any", "SecretAccessKey": "any"})]
+        for config in ({}, {"database": in_schema(server.url, "gateway")}):
+            folder = tmp_path_factory.mktemp("bench")
+            gateway = Gateway(folder, **config)
+            stack.callback(gateway.stop)
+            targets.append((folder, gateway.url + "/", gateway.root))
+        for target in targets:
+            rate(*target, WARM_S)
+        theirs, ours, shared = (
+            max(found) for found in zip(*([rate(*one, RUN_S) for one in targets] for _ in range(ROUNDS)), strict=True)
+        )
+    print(f"\nGetCallerIdentity: gateway {ours:,.0f}/s, on PostgreSQL {shared:,.0f}/s, moto {theirs:,.0f}/s")  # noqa: T201 - the figures
+    return Rates(ours, shared, theirs)
 
 
 def test_the_gateway_is_four_times_as_fast_as_moto(rates: Rates) -> None:
@@ -111,3 +117,8 @@ def test_the_gateway_is_four_times_as_fast_as_moto(rates: Rates) -> None:
 def test_the_gateway_answers_5000_signed_calls_a_second(rates: Rates) -> None:
     """On two idle cores."""
     assert rates.gateway >= 5000
+
+
+def test_to_ask_postgresql_before_each_request_costs_less_than_half(rates: Rates) -> None:
+    """Where other gateways may have revoked a key."""
+    assert rates.shared >= rates.gateway / 2

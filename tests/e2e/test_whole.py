@@ -123,6 +123,18 @@ def test_what_is_the_gateways_is_its_own(up: Whole) -> None:
         assert secret not in path.read_bytes()
 
 
+def test_another_gateway_needs_rows_that_can_be_shared(up: Whole) -> None:
+    listed = json.loads(up.run("gateway", "list", "--json"))
+    assert [(one["name"], one["http"], one["leads"]) for one in listed] == [
+        ("first", up.env()["AWS_ENDPOINT_URL"], True)
+    ]
+    assert "hsmsim up --database local" in up.run("gateway", "start", "second", status=1)
+    for name in ("first", "Second", "../second", "a" * 17):
+        assert "is no name for another gateway" in up.run("gateway", "start", name, status=1)
+    assert "There is no gateway 'second'. There are: first." in up.run("gateway", "kill", "second", status=1)
+    assert "The gateway second does not run." in up.run("env", "--gateway", "second", status=1)
+
+
 def test_without_hsms_env_is_for_aws_alone(fresh: Whole) -> None:
     fresh.up()
     before = fresh.env()
