@@ -1,5 +1,6 @@
 #include "async.h"
 
+#include <assert.h>
 #include <dlfcn.h>
 #include <errno.h>
 #include <openssl/async.h>
@@ -11,7 +12,8 @@
 #include <unistd.h>
 
 /* libp11 has 16 sessions a token and waits for one of them without end: some are left for those who are not paused. */
-enum { PLACES = 14, VAIN = 2, VAIN_MS = 1 };
+enum { PLACES = SLOT_LINKS - 2, LIBP11_PLACES = 14, VAIN = 2, VAIN_MS = 1 };
+static_assert(PLACES >= LIBP11_PLACES, "and as many links");
 
 /* Of an ASYNC_WAIT_CTX, which owns it. */
 struct waiter {
@@ -29,6 +31,7 @@ static struct place {
     bool (*there)(struct link *link);
     int timer; /* 0: not made yet */
 } places[PLACES];
+static unsigned allowed = LIBP11_PLACES;
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 
 /* ---- OpenSSL, as the process has it ---------------------------------------------------------------------------------- */
@@ -73,7 +76,7 @@ static struct place *take_place(struct session *session, struct link *link)
 {
     struct place *taken = NULL;
     pthread_mutex_lock(&lock);
-    for (int i = 0; i < PLACES && taken == NULL; i++) {
+    for (unsigned i = 0; i < allowed && taken == NULL; i++) {
         taken = places[i].taken ? NULL : &places[i];
     }
     if (taken != NULL) {
@@ -98,6 +101,13 @@ static bool leave_place(unsigned place, unsigned serial, struct place *left)
     }
     pthread_mutex_unlock(&lock);
     return ours;
+}
+
+void async_allow_all(void)
+{
+    pthread_mutex_lock(&lock);
+    allowed = PLACES;
+    pthread_mutex_unlock(&lock);
 }
 
 void async_forget(bool forked)

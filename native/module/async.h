@@ -14,7 +14,10 @@ struct pause {
     bool shown; /* the owner has the descriptor */
 };
 
-/* Takes one of the 14 places of a process. false: no job, no place, no session to let go of, or `async` is off: wait as usual. */
+/* As many places as there are links for: a caller whose sessions do not run out, as libp11's do, may have all of them. */
+void async_allow_all(void);
+
+/* Takes one of the places of a process, of which there are 14. false: no job, no place, no session to let go of, or `async` is off: wait as usual. */
 bool pause_begin(struct pause *pause, struct session *session, struct link *link);
 /* Pauses until `there`, at least once if the owner is shown a new descriptor. LINK_LOST: the time is up or the HSM is gone.
  * LINK_DEAD: see slot.h; the pause has ended. */

@@ -6,6 +6,7 @@
 #include <pthread.h>
 #include <string.h>
 
+#include "async.h"
 #include "provider.h"
 
 enum { SLOTS = 16, IDLE = 64, FLAGS = CKF_SERIAL_SESSION | CKF_RW_SESSION /* a cluster takes no other: AWS's profile */ };
@@ -41,6 +42,7 @@ static void in_child(void)
 static void prepare(void)
 {
     C_GetFunctionList(&token_module);
+    async_allow_all(); /* a session for each operation */
     pthread_atfork(NULL, NULL, in_child);
 }
 

@@ -8,13 +8,14 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
+#include "async.h"
 #include "check.h"
 #include "messages.h"
 #include "pkcs11.h"
 #include "plain_answer.h"
 
 #define SLOT_ID UINT64_C(0x2000000000000001)
-enum { FLAGS = CKF_SERIAL_SESSION | CKF_RW_SESSION, SIGNATURE = 64, SECONDS = 60, TIMEOUT_MS = 1000 };
+enum { FLAGS = CKF_SERIAL_SESSION | CKF_RW_SESSION, SIGNATURE = 64, SECONDS = 60, TIMEOUT_MS = 2000, LIBP11 = 14, ALL = 32, JOBS_MAX = ALL + 1 };
 
 static struct {
     pthread_mutex_t lock;
@@ -180,6 +181,34 @@ static void test_owner_gives_up(void)
     }
 }
 
+static void *let_go(void *unused)
+{
+    const struct timespec pause = {.tv_nsec = 100000000};
+    (void)unused;
+    nanosleep(&pause, NULL);
+    hold(false);
+    return NULL;
+}
+
+/* One more than may be paused waits in its thread. */
+static void test_places(unsigned places)
+{
+    struct job jobs[JOBS_MAX];
+    pthread_t thread;
+    hold(true);
+    for (unsigned i = 0; i < places; i++) {
+        start(&jobs[i]);
+        CHECK(jobs[i].state == ASYNC_PAUSE);
+    }
+    CHECK(pthread_create(&thread, NULL, let_go, NULL) == 0);
+    start(&jobs[places]);
+    CHECK(jobs[places].state == ASYNC_FINISH);
+    CHECK(pthread_join(thread, NULL) == 0);
+    for (unsigned i = 0; i <= places; i++) {
+        finish(&jobs[i], CKR_OK);
+    }
+}
+
 static void test_silent_hsm(void)
 {
     struct job job;
@@ -264,9 +293,12 @@ int main(void)
     CHECK(pthread_create(&thread, NULL, accept_all, &listener) == 0);
     test_session_meanwhile();
     test_owner_gives_up();
+    test_places(LIBP11);
     test_silent_hsm();
     test_fork();
     test_finalize();
+    async_allow_all();
+    test_places(ALL);
     snprintf(path, sizeof path, "%s/hsm.sock", folder);
     unlink(path);
     rmdir(folder);
