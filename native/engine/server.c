@@ -476,6 +476,15 @@ static bool beside_slots(struct worker *worker, uint32_t tag)
     return true;
 }
 
+/* Who asks goes on asking before his processor computes: requests gather while a worker waits for its turn. */
+static void give_way(void)
+{
+    const struct sched_param none = {0};
+    if (sched_getscheduler(0) == SCHED_OTHER) {
+        sched_setscheduler(0, SCHED_BATCH, &none);
+    }
+}
+
 /* While other requests are ready, answers are held for a moment and sent together: each send wakes a client, who may take
  * this thread's processor at once, and a switch there and back costs as much as a signature. */
 static void *work(void *argument)
@@ -483,6 +492,7 @@ static void *work(void *argument)
     struct worker *worker = argument;
     struct server *server = worker->server;
     uint64_t since = 0, looked = 0;
+    give_way();
     for (;;) {
         struct epoll_event event;
         uint32_t taken = server->rings == NULL ? 0 : rings_take(server->rings, &worker->watch, worker->taken);
