@@ -6,6 +6,7 @@ a test compares them with what is committed. Inputs that once were findings are 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
 import struct
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat, PublicFormat
 
+from hsmsim.fleet.keyreference import document
 from hsmsim.hsm import codec, messages, wire
 from hsmsim.hsm.cryptoki import CKA, CKG, CKK, CKM, CKO, CKZ
 from hsmsim.hsm.messages import Mechanism
@@ -284,6 +286,27 @@ def config() -> Seeds:
     yield "cut", json.dumps(whole).encode()[:200]
 
 
+def key_name() -> Seeds:
+    """Names of keys as a person writes them, as RFC 7512 has them, and as `hsmsim key generate-file` does."""
+    named = "pkcs11:token=hsmsim;object=web;type=private"
+    yield "uri", named.encode()
+    yield "uri-id", b"pkcs11:id=%01%a0%FF;serial=0;model=hsm2m.medium;manufacturer=x?pin-source=file:/run/pin&pin-value=user:p%20w"
+    yield "uri-empty", b"pkcs11:"
+    yield "uri-twice", b"pkcs11:token=a;token=b"
+    yield "uri-bad-octet", b"pkcs11:object=%4"
+    yield "uri-long", b"pkcs11:object=" + b"%61" * 256
+    yield "uri-too-long", b"pkcs11:object=" + b"a" * 257
+    pem = document(named)
+    der = base64.b64decode(b"".join(pem.splitlines()[1:-1]))
+    yield "pem", pem
+    yield "pem-long", document("pkcs11:object=" + "b" * 200)
+    yield "der", der
+    yield "der-cut", der[:-1]
+    yield "der-more", der + b"\0"
+    yield "der-indefinite", b"\x30\x80" + der[2:] + bytes(2)
+    yield "der-other-description", der.replace(b"v1.0", b"v2.0")
+
+
 # ---- keys -----------------------------------------------------------------------------------------------------------
 
 
@@ -384,6 +407,7 @@ def ring() -> Seeds:
 TARGETS = {
     "fuzz_config": config,
     "fuzz_key_import": key_import,
+    "fuzz_key_name": key_name,
     "fuzz_mechanism": mechanism,
     "fuzz_module_answers": module_answers,
     "fuzz_ring": ring,

@@ -1,6 +1,5 @@
 /* DECODER: the reference PEM, a key's name in the place of a key. The PEM is taken off first, as OpenSSL's own decoders do it,
  * so that readers which look at DER alone (OSSL_STORE's file:) get there, too. ADR 11 has the form. */
-#include <openssl/asn1.h>
 #include <openssl/bio.h>
 #include <openssl/core_names.h>
 #include <openssl/crypto.h>
@@ -8,9 +7,9 @@
 #include <string.h>
 
 #include "provider.h"
+#include "reference.h"
 
 static const char label[] = "PKCS#11 PROVIDER URI";
-static const char description[] = "PKCS#11 Provider URI v1.0";
 
 enum { REFERENCE_MAX = 2048 };
 
@@ -48,41 +47,6 @@ static int pem_decode(void *context, OSSL_CORE_BIO *core, int selection, OSSL_CA
     OPENSSL_free(der);
     BIO_free(bio);
     return done;
-}
-
-/* One string of a DER sequence. */
-static bool take_string(const unsigned char **at, const unsigned char *end, int tag, struct uri_text *out)
-{
-    long len;
-    int found, class;
-    int form = *at >= end ? 0x80 : ASN1_get_object(at, &len, &found, &class, end - *at);
-    if ((form & 0x80) != 0 || class != V_ASN1_UNIVERSAL || found != tag) {
-        return false;
-    }
-    *out = (struct uri_text){.given = true, .len = (size_t)len};
-    return true;
-}
-
-/* SEQUENCE { VisibleString description, UTF8String name } and nothing after it. */
-static bool is_reference(const unsigned char *der, size_t size, const char **name, size_t *name_len)
-{
-    const unsigned char *at = der, *end = der + size;
-    struct uri_text text;
-    long len;
-    int tag, class;
-    int form = ASN1_get_object(&at, &len, &tag, &class, (long)size);
-    if ((form & 0x80) != 0 || tag != V_ASN1_SEQUENCE || class != V_ASN1_UNIVERSAL || at + len != end ||
-        !take_string(&at, end, V_ASN1_VISIBLESTRING, &text) || text.len != sizeof description - 1 ||
-        memcmp(at, description, text.len) != 0) {
-        return false;
-    }
-    at += text.len;
-    if (!take_string(&at, end, V_ASN1_UTF8STRING, &text) || at + text.len != end) {
-        return false;
-    }
-    *name = (const char *)at;
-    *name_len = text.len;
-    return true;
 }
 
 static int pass_named(const struct provider *provider, enum key_kind kind, const char *name, size_t len, OSSL_CALLBACK *callback,
@@ -123,7 +87,7 @@ static int decode(const struct provider *provider, enum key_kind kind, OSSL_CORE
     BIO *bio = BIO_new_from_core_bio(provider->library, core);
     bool read = bio != NULL && BIO_read_ex(bio, der, sizeof der, &len) == 1;
     BIO_free(bio);
-    return read && is_reference(der, len, &name, &name_len) ? pass_named(provider, kind, name, name_len, callback, argument) : EMPTY_HANDED;
+    return read && reference_parse(der, len, &name, &name_len) ? pass_named(provider, kind, name, name_len, callback, argument) : EMPTY_HANDED;
 }
 
 #define DECODER(lower, kind)                                                                                            \
