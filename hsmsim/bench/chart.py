@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from typing import TYPE_CHECKING
 
@@ -16,16 +17,35 @@ if TYPE_CHECKING:
 sys.meta_path[:] = [finder for finder in sys.meta_path if type(finder).__module__ != "pygal"]
 
 
+_STYLE = CleanStyle(value_colors=("#000",) * 16)  # a value beside a short bar stands on the background
+
+
 def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:,.0f}" if value >= 100 else f"{value:,.1f}"  # noqa: PLR2004 - digits enough
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 or value == int(value) else f"{value:,.1f}"  # noqa: PLR2004 - digits enough
 
 
-def bars(path: Path, title: str, labels: Sequence[str], series: Mapping[str, Sequence[float]], unit: str) -> None:
-    """Write horizontal bars: one group per label, one bar per series, the value printed at each."""
+def _decades(values: Sequence[float]) -> list[int]:
+    """Powers of ten around all of these, which are above 1."""
+    return [10**power for power in range(int(math.log10(min(values))), math.ceil(math.log10(max(values))) + 1)]
+
+
+def bars(
+    path: Path,
+    title: str,
+    labels: Sequence[str],
+    series: Mapping[str, Sequence[float]],
+    unit: str,
+    *,
+    logarithmic: bool = False,
+) -> None:
+    """Write horizontal bars: one group per label, the first on top, one bar per series, the value printed at each."""
     chart = pygal.HorizontalBar(
-        style=CleanStyle,
+        style=_STYLE,
         js=[],
         print_values=True,
+        logarithmic=logarithmic,
         value_formatter=_number,
         height=160 + 60 * len(labels) * len(series),
         legend_at_bottom=True,
@@ -34,9 +54,12 @@ def bars(path: Path, title: str, labels: Sequence[str], series: Mapping[str, Seq
     )
     chart.title = title
     chart.x_title = unit
-    chart.x_labels = list(labels)
+    chart.x_labels = list(reversed(labels))  # drawn from below
+    if logarithmic:
+        chart.y_labels = _decades([value for values in series.values() for value in values])
+        chart.zero = chart.y_labels[0]
     for name, values in series.items():
-        chart.add(name, list(values))
+        chart.add(name, list(reversed(values)))
     path.write_bytes(chart.render(is_unicode=False))
 
 
@@ -45,7 +68,7 @@ def lines(
 ) -> None:
     """Write a line per series over the labels, which stand at equal distances; None where there is no value."""
     chart = pygal.Line(
-        style=CleanStyle,
+        style=_STYLE,
         js=[],
         value_formatter=_number,
         height=480 + 24 * len(series),

@@ -171,7 +171,11 @@ def _over(path: Path, title: str, measured: list[Measurement], axis: str, unit: 
     for one in measured:
         values = series.setdefault(one.contender, [None] * len(points))
         values[points.index(int(one.setting[axis]))] = one.median("per_second")
-    chart.lines(path, title, points, series, (unit, "operations a second"))
+    if len(points) == 1:
+        only = {name: [value for value in values if value is not None] for name, values in series.items()}
+        chart.bars(path, title, [f"{points[0]:,} {unit}"], only, "operations a second")
+    else:
+        chart.lines(path, title, points, series, (unit, "operations a second"))
 
 
 def _latencies(path: Path, key: str, clients: int, measured: list[Measurement]) -> None:
@@ -181,7 +185,7 @@ def _latencies(path: Path, key: str, clients: int, measured: list[Measurement]) 
         if one.setting["clients"] == clients
     }
     title = f"{key}: latency with {clients} client{'' if clients == 1 else 's'}"
-    chart.bars(path, title, ["p50", "p90", "p99"], series, "microseconds")
+    chart.bars(path, title, ["p50", "p90", "p99"], series, "microseconds", logarithmic=True)
 
 
 def _shaken(path: Path, measured: list[Measurement]) -> None:
