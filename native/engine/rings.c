@@ -21,11 +21,12 @@ enum {
 
 #define ANYWHERE UINT32_MAX
 
-/* A page for the clients of one user, who may kill each other anyway: whoever waits on it at the wrong place harms no other
- * user. */
+/* Two pages for the clients of one user, who may kill each other anyway: whoever waits there at the wrong place, or writes to the
+ * beds, harms no other user. */
 struct board {
     struct ring_board *shared; /* NULL: free */
-    int fd;
+    struct ring_beds *beds;
+    int fd, beds_fd;
     uint32_t uid, rings;
     uint32_t taken[RING_GROUPS]; /* places */
 };
@@ -111,6 +112,27 @@ struct rings *rings_new(struct rights *rights, uint32_t workers, int epoll, uint
 
 /* ---- rings come and go ------------------------------------------------------------------------------------------ */
 
+static void drop_board(struct board *board)
+{
+    munmap(board->shared, sizeof *board->shared);
+    close(board->fd);
+    board->shared = NULL;
+}
+
+static void make_board(struct board *board, bool ringing)
+{
+    board->shared = shared_memory("hsmsim-board", sizeof *board->shared, SEALS | F_SEAL_FUTURE_WRITE, &board->fd);
+    if (board->shared == NULL) {
+        return;
+    }
+    board->beds = shared_memory("hsmsim-beds", sizeof *board->beds, SEALS, &board->beds_fd);
+    if (board->beds == NULL) {
+        drop_board(board);
+        return;
+    }
+    atomic_store_explicit(&board->shared->ring, ringing, memory_order_seq_cst);
+}
+
 /* The lock is held. NULL: enough users. */
 static struct board *board_of(struct rings *rings, uint32_t uid)
 {
@@ -124,10 +146,7 @@ static struct board *board_of(struct rings *rings, uint32_t uid)
     }
     if (free != NULL) {
         *free = (struct board){.uid = uid};
-        free->shared = shared_memory("hsmsim-board", sizeof *free->shared, SEALS | F_SEAL_FUTURE_WRITE, &free->fd);
-        if (free->shared != NULL) {
-            atomic_store_explicit(&free->shared->ring, rings->ringing, memory_order_seq_cst);
-        }
+        make_board(free, rings->ringing);
     }
     return free == NULL || free->shared == NULL ? NULL : free;
 }
@@ -153,9 +172,9 @@ static void leave_place(struct ring *ring)
     pthread_mutex_lock(&ring->rings->lock);
     board->taken[ring->place / RING_GROUP] &= ~(1u << ring->place % RING_GROUP);
     if (--board->rings == 0) {
-        munmap(board->shared, sizeof *board->shared);
-        close(board->fd);
-        board->shared = NULL;
+        munmap(board->beds, sizeof *board->beds);
+        close(board->beds_fd);
+        drop_board(board);
     }
     pthread_mutex_unlock(&ring->rings->lock);
 }
@@ -202,7 +221,8 @@ uint64_t ring_open(struct rings *rings, const struct ring_owner *owner, const st
         return CKR_DEVICE_MEMORY;
     }
     fds[1] = ring->board->fd;
-    fds[2] = ring->bell;
+    fds[2] = ring->board->beds_fd;
+    fds[3] = ring->bell;
     *out = ring;
     return CKR_OK;
 }
@@ -239,7 +259,7 @@ void ring_release(struct ring *ring)
 
 static void note(struct ring_wakes *wakes, const struct ring *ring)
 {
-    _Atomic uint32_t *woken = &ring->board->shared->groups[ring->place / RING_GROUP].woken;
+    _Atomic uint32_t *woken = &ring->board->beds->groups[ring->place / RING_GROUP].woken;
     uint32_t at = 0;
     while (at < wakes->count && wakes->groups[at].woken != woken) {
         at++;

@@ -10,7 +10,7 @@
 #include "rights.h"
 #include "ring.h"
 
-enum { RING_BATCH = 8, RING_FDS = 3 };
+enum { RING_BATCH = 8, RING_FDS = 4 };
 
 struct connection;
 struct rings;
@@ -44,7 +44,7 @@ struct ring_watch {
 /* `epoll`: where the workers sleep; an event with the tag `bell` means no more than "look". NULL: no memory. */
 struct rings *rings_new(struct rights *rights, uint32_t workers, int epoll, uint64_t bell);
 
-/* A ring of so many slots, 1 to RING_SLOTS. `fds`: segment, board, bell, the caller's to send; it closes the first.
+/* A ring of so many slots, 1 to RING_SLOTS. `fds`: segment, board, beds, bell, the caller's to send; it closes the first.
  * CKR_DEVICE_MEMORY: enough rings, or a kernel that cannot seal a page against its readers. */
 uint64_t ring_open(struct rings *rings, const struct ring_owner *owner, const struct client *client, uint32_t slots,
                    struct ring **out, int fds[RING_FDS]);

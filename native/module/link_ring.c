@@ -14,7 +14,7 @@
 #include "slot.h"
 
 enum {
-    FDS = 3, /* segment, board, bell */
+    FDS = 4, /* segment, board, beds, bell */
     SLICE_NS = 20000000, /* between two looks at the socket: how long a dead HSM goes unnoticed */
 };
 
@@ -47,22 +47,35 @@ static void *map(int fd, size_t size, int protection)
     return memory;
 }
 
+static void unmap_part(const void *memory, size_t size)
+{
+    if (memory != NULL) {
+        munmap((void *)(uintptr_t)memory, size);
+    }
+}
+
+static void unmap(const struct link_ring *ring)
+{
+    unmap_part(ring->segment, ring_size(1));
+    unmap_part(ring->board, sizeof *ring->board);
+    unmap_part(ring->beds, sizeof *ring->beds);
+}
+
 static bool take_over(struct link_ring *ring, uint32_t place, int fds[FDS])
 {
-    struct ring_segment *segment = map(fds[0], ring_size(1), PROT_READ | PROT_WRITE);
-    const struct ring_board *board = segment == NULL ? NULL : map(fds[1], sizeof *board, PROT_READ);
-    if (board == NULL) {
-        if (segment != NULL) {
-            munmap(segment, ring_size(1));
-        }
+    struct link_ring mapped = *ring;
+    mapped.segment = map(fds[0], ring_size(1), PROT_READ | PROT_WRITE);
+    mapped.board = map(fds[1], sizeof *mapped.board, PROT_READ);
+    mapped.beds = map(fds[2], sizeof *mapped.beds, PROT_READ | PROT_WRITE);
+    if (mapped.segment == NULL || mapped.board == NULL || mapped.beds == NULL) {
+        unmap(&mapped);
         return false;
     }
-    ring->segment = segment;
-    ring->board = board;
-    ring->woken = &board->groups[place / RING_GROUP].woken;
-    ring->bit = 1u << place % RING_GROUP;
-    ring->bell = fds[2];
-    fds[2] = -1;
+    mapped.woken = &mapped.beds->groups[place / RING_GROUP].woken;
+    mapped.bit = 1u << place % RING_GROUP;
+    mapped.bell = fds[3];
+    fds[3] = -1;
+    *ring = mapped;
     return true;
 }
 
@@ -105,7 +118,7 @@ enum link_result link_ring_open(struct link *link)
 {
     uint8_t frame[WIRE_HEADER_SIZE + 64];
     size_t len = 0;
-    int fds[FDS] = {-1, -1, -1};
+    int fds[FDS] = {-1, -1, -1, -1};
     struct wire_header header;
     link->ring.asked = true;
     if (module_config()->socket_only || atomic_load(&link->slot->ringless)) {
@@ -142,10 +155,7 @@ void link_ring_forget(struct link *link)
 
 void link_ring_close(struct link *link)
 {
-    if (link->ring.segment != NULL) {
-        munmap(link->ring.segment, ring_size(1));
-        munmap((void *)(uintptr_t)link->ring.board, sizeof *link->ring.board);
-    }
+    unmap(&link->ring);
     link_ring_forget(link);
 }
 

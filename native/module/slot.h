@@ -23,7 +23,8 @@ struct link_ring {
     bool submitted;               /* a request is in the slot, and nobody has waited for its answer yet */
     struct ring_segment *segment; /* NULL: there is none, the socket takes everything */
     const struct ring_board *board;
-    const _Atomic uint32_t *woken; /* on the board */
+    struct ring_beds *beds;
+    const _Atomic uint32_t *woken; /* in the beds */
     uint32_t bit;
     int bell;
     struct ring_spin spin;

@@ -1,14 +1,14 @@
 /* The ring: shared memory beside a connection's socket, in which a client puts hot requests and finds their answers.
  *
  * The HSM makes a segment for a connection that asks (operation RING), seals its size, and passes it over the socket with
- * two more descriptors: the board, a page that the clients of one user read and the HSM alone writes, and an eventfd, the
- * bell. The socket stays open: it carries every other operation, and either side's end shows as its hang-up.
+ * three more descriptors: the board, a page that the clients of one user read and the HSM alone writes; the beds, a page of
+ * the words on which those clients sleep; and an eventfd, the bell. The socket stays open: it carries every other operation, and either side's end shows as its hang-up.
  *
  * A slot holds one request at a time, then its answer, both whole frames (wire.h) in the same bytes. A request:
  *
  *   client   frame := request; state := REQUEST; waiting |= bit (seq_cst)
  *            if board.ring (seq_cst): write the bell
- *            wait for ANSWER: spin a little, then seen := board.woken[group]; REQUEST -> ASLEEP (or it is answered);
+ *            wait for ANSWER: spin a little, then seen := beds.woken[group]; REQUEST -> ASLEEP (or it is answered);
  *            FUTEX_WAIT_BITSET on woken[group] = seen with the bit of its place, a slice at a time, with a look at the
  *            socket in between. Or, to wait where descriptors are waited for: REQUEST -> PARKED; then the socket
  *   HSM      a worker that looks finds the bit, clears it and marks the slot busy in its own memory; copies the frame out,
@@ -25,8 +25,10 @@
  * CLOSED: the HSM has ended the connection; nothing put here is answered.
  *
  * What the other side may do: a client may write anything anywhere in its own segment at any time. It then gets wrong
- * answers, or none, or loses its connection; the HSM reads a frame once, bounded, and believes no state but its own. On the
- * board a client can at most wait in others' places, which costs the HSM wake-ups of that user's processes. */
+ * answers, or none, or loses its connection; the HSM reads a frame once, bounded, and believes no state but its own. In the
+ * beds a client can wait in others' places, and write what it likes: processes of the same user, which it may kill anyway, are
+ * then woken for nothing, or notice their answer when they next look at the socket. The HSM reads nothing there. They are
+ * writable because the kernel takes twice as long to find a futex in memory that may only be read. */
 #ifndef HSMSIM_RING_H
 #define HSMSIM_RING_H
 
@@ -67,6 +69,9 @@ struct ring_segment {
 
 struct ring_board {
     alignas(RING_LINE) _Atomic uint32_t ring; /* 1: no worker is looking; write the bell */
+};
+
+struct ring_beds {
     struct {
         alignas(RING_LINE) _Atomic uint32_t woken; /* how often clients with a place in this group were woken */
     } groups[RING_GROUPS];

@@ -76,7 +76,7 @@ static void wait_rings(uint64_t count)
 static void test_descriptors(void)
 {
     uint8_t cookie[16];
-    int fds[3], first = logged_in(cookie);
+    int fds[RING_CLIENT_FDS], first = logged_in(cookie);
     uint64_t rv;
     uint32_t place;
     CHECK(ask_ring(first, 0, &rv, &place, fds) && rv == CKR_ARGUMENTS_BAD);
