@@ -15,11 +15,11 @@
 enum {
     RINGS_MAX = 256, /* every look passes them all */
     BOARDS_MAX = 16, /* users with rings at a time */
-    IMPARTIAL = 8,
+    PROCESSORS = 256, /* on those above, clients belong to nobody's worker */
+    LATELY_NS = 200000,
+    SETTLED_NS = 10000000,
     SEALS = F_SEAL_SHRINK | F_SEAL_GROW | F_SEAL_SEAL,
 };
-
-#define ANYWHERE UINT32_MAX
 
 /* Two pages for the clients of one user, who may kill each other anyway: whoever waits there at the wrong place, or writes to the
  * beds, harms no other user. */
@@ -53,7 +53,10 @@ struct rings {
     struct board boards[BOARDS_MAX];
     struct ring *table[RINGS_MAX];
     uint32_t count, next; /* next: where the coming pass begins, so that all get their turn */
-    uint32_t passes;
+    struct {
+        uint64_t when;
+        const struct ring_watch *who;
+    } looked[PROCESSORS]; /* the last worker's look there */
     uint32_t workers, looking, asleep;
     bool ringing; /* what the boards say */
 };
@@ -410,31 +413,72 @@ static void copy_out(struct ring_request *request)
     }
 }
 
-/* From the rings in turn; `processor`: of clients there alone. */
-static uint32_t pass(struct rings *rings, struct ring_request *out, uint32_t room, uint32_t processor)
+/* Of a client here, or of one where no worker has looked since then. */
+static bool left_to(const struct rings *rings, const struct ring *ring, uint32_t here, uint64_t since)
+{
+    uint32_t there = atomic_load_explicit(&ring->segment->processor, memory_order_relaxed);
+    return there == here || there >= PROCESSORS || rings->looked[there].when < since;
+}
+
+/* From the rings in turn. */
+static uint32_t pass(struct rings *rings, struct ring_request *out, uint32_t room, uint32_t here, uint64_t since)
 {
     uint32_t count = 0;
     for (uint32_t i = 0; i < rings->count && count < room; i++) {
         rings->next = rings->next + 1 < rings->count ? rings->next + 1 : 0;
         struct ring *ring = rings->table[rings->next];
-        if (processor == ANYWHERE || atomic_load_explicit(&ring->segment->processor, memory_order_relaxed) == processor) {
+        if (left_to(rings, ring, here, since)) {
             count += claim(ring, out + count, room - count);
         }
     }
     return count;
 }
 
-/* Clients that sleep on this processor first: to wake one on another takes an interrupt there, which costs half a P-256
- * signature. Now and then without that preference, since the others' worker may be held up. */
+/* The lock is held. Where a worker had better be that shares this processor with another one: together they would wake the clients of
+ * the others' by interrupts. */
+static uint32_t better_place(struct rings *rings, struct ring_watch *watch, uint32_t here, uint64_t now)
+{
+    cpu_set_t allowed;
+    bool shared = rings->looked[here].who != watch && now - rings->looked[here].when < LATELY_NS;
+    if (!shared || now - watch->moved < SETTLED_NS || sched_getaffinity(0, sizeof allowed, &allowed) != 0) {
+        return here;
+    }
+    watch->moved = now;
+    for (uint32_t there = 0; there < PROCESSORS; there++) {
+        if (CPU_ISSET(there, &allowed) && now - rings->looked[there].when > LATELY_NS) {
+            return there;
+        }
+    }
+    return here;
+}
+
+/* Once; afterwards the kernel may move it as before. */
+static void go_to(uint32_t processor)
+{
+    cpu_set_t allowed, one;
+    CPU_ZERO(&one);
+    CPU_SET(processor, &one);
+    if (sched_getaffinity(0, sizeof allowed, &allowed) == 0 && sched_setaffinity(0, sizeof one, &one) == 0) {
+        sched_setaffinity(0, sizeof allowed, &allowed);
+    }
+}
+
+/* Clients that sleep on this processor first: to wake one on another takes an interrupt there, which costs more than two P-256
+ * signatures in a virtual machine. They are for the worker there, unless it is held up, or nothing else is to be done. */
 uint32_t rings_take(struct rings *rings, struct ring_watch *watch, struct ring_request *out)
 {
     pthread_mutex_lock(&rings->lock);
     uint32_t room = watch->together ? RING_BATCH : share(rings), count = 0;
-    if (room != 0 && ++rings->passes % IMPARTIAL != 0) {
-        count = pass(rings, out, room, (uint32_t)sched_getcpu());
-    }
-    if (room != 0 && (count == 0 || (watch->together && count < room))) {
-        count += pass(rings, out + count, room - count, ANYWHERE);
+    uint32_t here = (uint32_t)sched_getcpu(), better = here;
+    if (room != 0) {
+        uint64_t now = ring_now_ns();
+        count = pass(rings, out, room, here, 0);
+        count += pass(rings, out + count, room - count, here, count == 0 || watch->dear ? UINT64_MAX : now - LATELY_NS);
+        if (here < PROCESSORS) {
+            better = better_place(rings, watch, here, now);
+            rings->looked[here].when = now;
+            rings->looked[here].who = watch;
+        }
     }
     bool more = false;
     if (count != 0) {
@@ -448,6 +492,9 @@ uint32_t rings_take(struct rings *rings, struct ring_watch *watch, struct ring_r
     }
     for (uint32_t i = 0; i < count; i++) {
         copy_out(&out[i]);
+    }
+    if (better != here) {
+        go_to(better);
     }
     return count;
 }

@@ -38,6 +38,8 @@ struct ring_request {
 struct ring_watch {
     bool watching;
     bool together; /* what it took last was computed together: it takes as much as it can hold */
+    bool dear;     /* and took so long that an interrupt for each client more is little */
+    uint64_t moved; /* when it last looked for a processor of its own */
     struct ring_spin spin;
 };
 

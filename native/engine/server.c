@@ -21,6 +21,7 @@ enum {
     HELD_MAX = 4,
     HOLD_NS = 50000,
     BATCH_NS = 100000,   /* how long answers of a batch wait for each other's wake-up */
+    DEAR_NS = 200000,    /* a batch that takes so long had better be full, wherever its clients are */
     SOCKETS_NS = 100000, /* how long busy rings may keep a worker from the sockets */
     OUT_LIMIT = 65536,     /* answers that may wait before no more requests are taken */
     LISTENER = 0xFFFFFFFF, /* epoll tags beside the slots */
@@ -433,8 +434,11 @@ static void serve_rings(struct worker *worker, uint32_t count)
         }
     }
     worker->watch.together = serving.left > 1;
+    worker->watch.dear = false;
     if (serving.left != 0) {
+        uint64_t began = ring_now_ns();
         serve_gathered(&serving);
+        worker->watch.dear = ring_now_ns() - began > DEAR_NS;
     }
     settle(&serving);
 }
