@@ -134,7 +134,10 @@ class ShareRow:
 
 @dataclass(frozen=True, slots=True)
 class MemberRow:
-    """An HSM of the cluster: where it answers, its certificate (DER), the masking key sealed to it."""
+    """An HSM of the cluster: where it answers, its certificate (DER), the masking key sealed to it.
+
+    socket: the path of its unix socket, or its IP address and TCP port.
+    """
 
     hsm_id: str
     socket: str

@@ -1,6 +1,7 @@
 """A client of an HSM in Python: one connection, one call at a time. What the command line uses.
 
-`HsmClient(path)` connects; `HsmClient.connect(path, partition)` also says HELLO. A CK_RV other than CKR_OK is a
+`HsmClient(path)` connects; `HsmClient.connect(path, partition)` also says HELLO. By TCP (an address with a port instead
+of a path) nobody vouches for who answers: what asks there sends no secret. A CK_RV other than CKR_OK is a
 CkrError, a broken connection an OSError. With a uid only its HSMs, or root's, are talked to: a password goes to no
 stranger (DESIGN D15).
 """
@@ -54,23 +55,38 @@ def _require_hsm(connection: socket.socket, path: str | PathLike[str], uid: int)
         raise StrangerError(f"Who listens at {path} is not user {uid}: no password goes there.")
 
 
+def at_socket(path: str, seconds: float, uid: int | None = None) -> socket.socket:
+    """Connect to a unix socket; each call on it takes no longer than `seconds`. OSError, StrangerError."""
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+    connection.settimeout(seconds)
+    try:
+        if uid is not None:
+            _require_safe_folder(Path(path), uid)
+        connection.connect(path)
+        if uid is not None:
+            _require_hsm(connection, path, uid)
+    except BaseException:
+        connection.close()
+        raise
+    return connection
+
+
+def _at_port(address: str, seconds: float, uid: int | None) -> socket.socket:
+    if uid is not None:
+        raise StrangerError(f"Who listens at {address} is no user of this machine: no password goes there.")
+    from hsmsim.hsm.dial import at_port  # noqa: PLC0415 - who asks at a socket does not wait for TLS to be read
+
+    return at_port(address, seconds)
+
+
 class HsmClient:
     """An open connection."""
 
     def __init__(self, path: str | PathLike[str], *, seconds: float = SECONDS, uid: int | None = None) -> None:
         self._seq = 0
         self.hello: HelloResponse | None = None
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self._socket.settimeout(seconds)
-        try:
-            if uid is not None:
-                _require_safe_folder(Path(path), uid)
-            self._socket.connect(str(path))
-            if uid is not None:
-                _require_hsm(self._socket, path, uid)
-        except BaseException:
-            self._socket.close()
-            raise
+        address = str(path)
+        self._socket = (at_socket if address.startswith("/") else _at_port)(address, seconds, uid)
 
     @classmethod
     def connect(

@@ -1,4 +1,4 @@
-"""One connection from an HSM to another one's socket: frames, one at a time, each with a deadline.
+"""One connection from an HSM to another one: frames, one at a time, each with a deadline.
 
 Rules: any failure (refused, closed, late, malformed) is a LinkError and the connection is closed; a CK_RV other than
 OK is a CkrError and the connection stays.
@@ -6,12 +6,13 @@ OK is a CkrError and the connection stays.
 
 from __future__ import annotations
 
-import socket
 import time
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from hsmsim.errors import CkrError, HsmsimError
+from hsmsim.hsm.client import at_socket
+from hsmsim.hsm.dial import at_port
 from hsmsim.hsm.messages import MAX_FRAME_OPEN
 from hsmsim.hsm.wire import RESPONSE, Header, WireError
 
@@ -31,18 +32,16 @@ class LinkError(HsmsimError):
 
 
 class Link:
-    """An open connection. timeout: seconds for each call."""
+    """An open connection. timeout: seconds for each call; certificate: what a TCP port must show, see `at_port`."""
 
-    def __init__(self, path: str, timeout: float) -> None:
+    def __init__(self, address: str, timeout: float, certificate: bytes | None = None) -> None:
         self._timeout = timeout
         self._sequence = 0
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
-        self._socket.settimeout(timeout)
         try:
-            self._socket.connect(path)
-        except (OSError, ValueError, TypeError) as error:  # the path comes out of a table
-            self.close()
-            raise LinkError(f"{path!r}: {error}") from error
+            by_path = address.startswith("/")
+            self._socket = at_socket(address, timeout) if by_path else at_port(address, timeout, certificate)
+        except (OSError, ValueError, TypeError, AttributeError, HsmsimError) as error:  # it comes out of a table
+            raise LinkError(f"{address!r}: {error}") from error
 
     def __enter__(self) -> Self:
         return self

@@ -90,9 +90,10 @@ class Restore:
 
 @dataclass(frozen=True, slots=True)
 class Place:
-    """Which HSM this is, of which cluster, and where. socket: where others reach it; folder: HOME/hsms/<id>.
+    """Which HSM this is, of which cluster, and where.
 
-    mode: of the cluster, if this HSM is its first.
+    socket: where others reach it, a path or an IP address with a port; folder: HOME/hsms/<id>; mode: of the cluster, if
+    this HSM is its first.
     """
 
     database_url: str
@@ -230,7 +231,10 @@ def _join(place: Place, certificate: bytes, database: Database) -> MemberRow:
 
 
 def _ask(database: Database, place: Place) -> None:
-    """Send JOIN to members until one takes it."""
+    """Send JOIN to members until one takes it.
+
+    By TCP this HSM cannot tell yet who answers. It says nothing secret, and believes no answer but the sealed key.
+    """
     for member in founding.read_members(database):
         try:
             with Link(member.socket, JOIN_SECONDS / 6) as link:

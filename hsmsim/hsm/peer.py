@@ -94,7 +94,7 @@ class Peer:
         while not self._stopping:
             try:
                 self._require_network()
-                with Link(self.socket, TIMEOUT_S) as link:
+                with Link(self.socket, TIMEOUT_S, self._replica.identity.certificate) as link:
                     self._prove(link)
                     self.linked = True
                     self._told_down = False

@@ -34,6 +34,7 @@ from hsmsim.errors import HsmsimError, StorageError
 from hsmsim.hsm import certify
 from hsmsim.hsm.account import become
 from hsmsim.hsm.alone import claim
+from hsmsim.hsm.dial import parse
 from hsmsim.hsm.engine import Engine
 from hsmsim.hsm.firmware import dispatch
 from hsmsim.hsm.firmware.follow import Follower
@@ -55,7 +56,10 @@ for _name in ("ascii", "latin-1", "idna"):  # loaded on first use otherwise, whi
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """config.json, as the fleet writes it."""
+    """config.json, as the fleet writes it.
+
+    listen: the address of the TCP port; advertise: where the cluster's other HSMs reach that, if not by the socket.
+    """
 
     hsm_id: str
     cluster_id: str
@@ -73,6 +77,7 @@ class Config:
     timing: str = ""
     restore: dict[str, str] | None = None
     listen: str = ""
+    advertise: str = ""
 
     @classmethod
     def read(cls, path: Path) -> Config:
@@ -92,6 +97,8 @@ class Config:
             )
         if config.mode not in (FIPS, NON_FIPS):
             raise HsmsimError(f"{path}: mode is {FIPS} or {NON_FIPS}, not {config.mode!r}")
+        if config.advertise and not config.listen:
+            raise HsmsimError(f"{path}: an HSM that others are to reach at {config.advertise} has to listen somewhere.")
         return config
 
 
@@ -103,9 +110,10 @@ def _place(config: Config) -> Place:
             restore = Restore(Path(config.restore["image"]), config.restore["incarnation"], sealed)
         except (KeyError, ValueError) as error:
             raise HsmsimError(f"The configuration does not say what to restore: {error}.") from error
-    return Place(
-        config.database_url, config.cluster_id, config.hsm_id, config.socket, config.folder, config.mode, restore
-    )
+    if config.advertise:
+        parse(config.advertise)
+    reached = config.advertise or config.socket
+    return Place(config.database_url, config.cluster_id, config.hsm_id, reached, config.folder, config.mode, restore)
 
 
 def prepare(config: Config, user: str) -> None:

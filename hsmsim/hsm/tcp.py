@@ -6,19 +6,19 @@ The key of the certificate is the cluster's masked one: the engine opens it, no 
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Final, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from hsmsim.cluster.model import IdentityRow
 from hsmsim.crypto import certificates
 from hsmsim.errors import HsmsimError
 from hsmsim.hsm import certify
+from hsmsim.hsm.dial import parse
 
 if TYPE_CHECKING:
     from hsmsim.cluster.model import Change
     from hsmsim.hsm.engine import Material
 
 _LOG = logging.getLogger(__name__)
-_PORT_MAX: Final = 65535
 
 
 class Engine(Protocol):
@@ -26,16 +26,6 @@ class Engine(Protocol):
 
     def listen_tls(self, address: str, port: int, chain: bytes, key: Material) -> None:
         """Open the port."""
-
-
-def parse(listen: str) -> tuple[str, int]:
-    """Return address and port of "0.0.0.0:2223" or "[::]:2223"; HsmsimError."""
-    address, _, port = listen.rpartition(":")
-    if not address or not port.isascii() or not port.isdigit() or not 0 < int(port) <= _PORT_MAX:
-        raise HsmsimError(
-            f"An HSM listens at an address and a port, such as 0.0.0.0:2223 or [::]:2223; not {listen!r}."
-        )
-    return address.removeprefix("[").removesuffix("]"), int(port)
 
 
 class Port:

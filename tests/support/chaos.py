@@ -54,7 +54,7 @@ class Desk:
     def at(self, number: int) -> Client:
         """OSError, CkrError where that HSM does not let in."""
         if number not in self._clients:
-            client = Client(self._cluster.hsms[number].socket, seconds=PATIENCE_S)
+            client = Client(self._cluster.hsms[number].address, seconds=PATIENCE_S)
             try:
                 client.login(self._user)
             except BaseException:
@@ -241,7 +241,7 @@ class Chaos:
         self.done: dict[str, int] = {}
         self.failed: Exception | None = None
         self._cluster = cluster
-        self._random = random.Random(f"{seed} chaos")
+        self.random = random.Random(f"{seed} chaos")
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -257,37 +257,41 @@ class Chaos:
 
     def _run(self) -> None:
         try:
-            while not self._stop.wait(self._random.uniform(0.1, 0.8)):
-                victims = self._random.sample(self._cluster.hsms, self._random.choice((1, 1, 1, 2)))
-                self._random.choice((self._kill, self._pause, self._fault, self._fault))(victims)
+            while not self._stop.wait(self.random.uniform(0.1, 0.8)):
+                victims = self.random.sample(self._cluster.hsms, self.random.choice((1, 1, 1, 2)))
+                self.random.choice(self.ills())(victims)
         except Exception as error:  # noqa: BLE001 - raised where the test waits
             self.failed = error
 
-    def _note(self, what: str) -> None:
+    def ills(self) -> tuple[Callable[[list[Hsm]], None], ...]:
+        """What may happen; twice what is to happen twice as often."""
+        return (self._kill, self._pause, self._fault, self._fault)
+
+    def note(self, what: str) -> None:
         self.done[what] = self.done.get(what, 0) + 1
 
     def _kill(self, victims: list[Hsm]) -> None:
         for hsm in victims:
             hsm.end(signal.SIGKILL)
-            self._note("killed")
-        time.sleep(self._random.uniform(0, 1))
+            self.note("killed")
+        time.sleep(self.random.uniform(0, 1))
         for hsm in victims:
             hsm.start()
 
     def _pause(self, victims: list[Hsm]) -> None:
         for hsm in victims:
             hsm.running.send_signal(signal.SIGSTOP)
-            self._note("paused")
-        time.sleep(self._random.uniform(0.05, 2.5))
+            self.note("paused")
+        time.sleep(self.random.uniform(0.05, 2.5))
         for hsm in victims:
             hsm.running.send_signal(signal.SIGCONT)
 
     def _fault(self, victims: list[Hsm]) -> None:
-        ill = self._random.choice(ILLS)
+        ill = self.random.choice(ILLS)
         for hsm in victims:
             faults.store(hsm.folder / faults.FILE, ill)
-            self._note("ill")
-        time.sleep(self._random.uniform(0.3, 2))
+            self.note("ill")
+        time.sleep(self.random.uniform(0.3, 2))
         for hsm in victims:
             faults.store(hsm.folder / faults.FILE, Faults())
 

@@ -98,7 +98,7 @@ def patiently(make: Callable[[], Made]) -> Made:
 class Client:
     """An application on one HSM: one connection, session 1 read/write."""
 
-    def __init__(self, path: Path, partition: str = "", *, profile: int = 0, seconds: float = 60) -> None:
+    def __init__(self, path: Path | str, partition: str = "", *, profile: int = 0, seconds: float = 60) -> None:
         """seconds: how long each answer is waited for."""
         self.wire = HsmClient.connect(path, partition, profile=profile, seconds=seconds)
         self.login_ticket = b""
@@ -216,10 +216,17 @@ class Hsm:
     config: dict[str, Any]
     program: tuple[str, ...] = PROGRAM
     process: subprocess.Popen[bytes] | None = None
+    within: tuple[str, ...] = ()
+    """The command that runs it in a network of its own."""
 
     @property
     def folder(self) -> Path:
         return self.home / "hsms" / self.hsm_id
+
+    @property
+    def address(self) -> str:
+        """Where clients reach it: by TCP where the other HSMs do so, too."""
+        return self.config.get("advertise") or self.config["socket"]
 
     @property
     def socket(self) -> Path:
@@ -237,7 +244,8 @@ class Hsm:
     def start(self, *, wait: bool = True) -> Self:
         (self.folder / "config.json").write_text(json.dumps(self.config), encoding="utf-8")
         with (self.folder / "hsm.log").open("ab") as log:
-            command = [sys.executable, "-P", *self.program, "--config", str(self.folder / "config.json")]
+            own = [sys.executable, "-P", *self.program, "--config", str(self.folder / "config.json")]
+            command = [*self.within, *own]
             self.process = subprocess.Popen(
                 command, stderr=log, stdin=subprocess.DEVNULL, env={**os.environ, "PYTHONPATH": str(ROOT)}
             )
@@ -343,6 +351,10 @@ class Cluster:
         return self.database or f"sqlite:///{self.home}/cluster.db"
 
     def add(self) -> Hsm:
+        return self.new().start()
+
+    def new(self) -> Hsm:
+        """An HSM that was not started yet."""
         hsm_id = f"hsm-{'abcdefg'[len(self.hsms)] * 11}"
         manufacture(self.home, hsm_id)
         config = {
@@ -363,13 +375,14 @@ class Cluster:
             config["listen"] = f"127.0.0.1:{free_port()}"
         hsm = Hsm(self.home, hsm_id, config, self.program)
         self.hsms.append(hsm)
-        return hsm.start()
+        return hsm
 
     def initialize(self) -> None:
-        """What the customer does, with a root of this test's own."""
+        """What the customer does, with a root of this test's own, unless it is done."""
         with HsmClient(self.hsms[0].socket) as client:
             csr = client.call(m.CertificatesRequest()).csr
-            client.call(m.InitializeRequest(*customer.sign(self.home / "customer", csr)))
+            if csr:
+                client.call(m.InitializeRequest(*customer.sign(self.home / "customer", csr)))
 
     def activate(self) -> None:
         self.initialize()
