@@ -1,8 +1,11 @@
-"""A connection to an HSM's TCP port, with TLS 1.3.
+"""Where an HSM is, and a connection to its TCP port, with TLS 1.3.
 
-An address is an IP address and a port: a name would have to be looked up, which may take longer than a lease lasts. The
-certificate says who answers: all HSMs of a cluster have the same one, and no one else has its key. It is compared as a
-whole, since both ends know it: no authority and no date have a say.
+Where it is: the path of its unix socket, and in front of that, with a space between, the IP address and port at which
+HSMs of other hosts reach it, if they do. HSMs of one address are on one host and use the socket. No names: looking one
+up may take longer than a lease lasts.
+
+The certificate says who answers at a port: all HSMs of a cluster have the same one, and no one else has its key. It is
+compared as a whole, since both ends know it: no authority and no date have a say.
 """
 
 from __future__ import annotations
@@ -35,6 +38,25 @@ def parse(address: str) -> tuple[str, int]:
 def joined(host: str, port: int) -> str:
     """Return an address as `parse` reads it."""
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def place(path: str, address: str) -> str:
+    """Return where an HSM is. address: for HSMs of other hosts, empty for none; HsmsimError."""
+    if address:
+        parse(address)
+    return f"{address} {path}".lstrip()
+
+
+def way(theirs: str, ours: str) -> str:
+    """Return how an HSM reaches another from where both are: by a path, or at an address."""
+    if theirs.startswith("/"):
+        return theirs
+    address, _, path = theirs.partition(" ")
+    return path if _host(ours) in {"", _host(theirs)} else address
+
+
+def _host(place: str) -> str:
+    return "" if place.startswith("/") else place.partition(" ")[0].rpartition(":")[0]
 
 
 def at_port(address: str, seconds: float, certificate: bytes | None = None) -> ssl.SSLSocket:

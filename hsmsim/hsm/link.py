@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from hsmsim.errors import CkrError, HsmsimError
 from hsmsim.hsm.client import at_socket
-from hsmsim.hsm.dial import at_port
+from hsmsim.hsm.dial import at_port, way
 from hsmsim.hsm.messages import MAX_FRAME_OPEN
 from hsmsim.hsm.wire import RESPONSE, Header, WireError
 
@@ -32,16 +32,20 @@ class LinkError(HsmsimError):
 
 
 class Link:
-    """An open connection. timeout: seconds for each call; certificate: what a TCP port must show, see `at_port`."""
+    """An open connection. timeout: seconds for each call.
 
-    def __init__(self, address: str, timeout: float, certificate: bytes | None = None) -> None:
+    there, here: where the two HSMs are, as `dial.place` has it; certificate: what a TCP port must show, see `at_port`.
+    """
+
+    def __init__(self, there: str, timeout: float, *, here: str = "", certificate: bytes | None = None) -> None:
         self._timeout = timeout
         self._sequence = 0
         try:
+            address = way(there, here)
             by_path = address.startswith("/")
             self._socket = at_socket(address, timeout) if by_path else at_port(address, timeout, certificate)
-        except (OSError, ValueError, TypeError, AttributeError, HsmsimError) as error:  # it comes out of a table
-            raise LinkError(f"{address!r}: {error}") from error
+        except (OSError, ValueError, TypeError, AttributeError, HsmsimError) as error:  # they come out of a table
+            raise LinkError(f"{there!r}: {error}") from error
 
     def __enter__(self) -> Self:
         return self

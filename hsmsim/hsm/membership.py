@@ -92,8 +92,8 @@ class Restore:
 class Place:
     """Which HSM this is, of which cluster, and where.
 
-    socket: where others reach it, a path or an IP address with a port; folder: HOME/hsms/<id>; mode: of the cluster, if
-    this HSM is its first.
+    socket: where others reach it, as `dial.place` has it; folder: HOME/hsms/<id>; mode: of the cluster, if this HSM is
+    its first.
     """
 
     database_url: str
@@ -237,7 +237,7 @@ def _ask(database: Database, place: Place) -> None:
     """
     for member in founding.read_members(database):
         try:
-            with Link(member.socket, JOIN_SECONDS / 6) as link:
+            with Link(member.socket, JOIN_SECONDS / 6, here=place.socket) as link:
                 link.call(JoinRequest(place.hsm_id.encode()))
                 return
         except (LinkError, CkrError) as error:

@@ -94,7 +94,7 @@ class Peer:
         while not self._stopping:
             try:
                 self._require_network()
-                with Link(self.socket, TIMEOUT_S, self._replica.identity.certificate) as link:
+                with self._link() as link:
                     self._prove(link)
                     self.linked = True
                     self._told_down = False
@@ -106,6 +106,11 @@ class Peer:
             finally:
                 self.linked = False
             self._pause(told=True)
+
+    def _link(self) -> Link:
+        own = self._replica.members.get(self._replica.hsm_id)
+        here = own.socket if own is not None else ""
+        return Link(self.socket, TIMEOUT_S, here=here, certificate=self._replica.identity.certificate)
 
     def _require_network(self) -> None:
         if self._cut():

@@ -31,10 +31,9 @@ from hsmsim import faults
 from hsmsim.clock import ClockAhead, SharedClock, SystemClock
 from hsmsim.cluster.model import FIPS, NON_FIPS
 from hsmsim.errors import HsmsimError, StorageError
-from hsmsim.hsm import certify
+from hsmsim.hsm import certify, dial
 from hsmsim.hsm.account import become
 from hsmsim.hsm.alone import claim
-from hsmsim.hsm.dial import parse
 from hsmsim.hsm.engine import Engine
 from hsmsim.hsm.firmware import dispatch
 from hsmsim.hsm.firmware.follow import Follower
@@ -58,7 +57,7 @@ for _name in ("ascii", "latin-1", "idna"):  # loaded on first use otherwise, whi
 class Config:
     """config.json, as the fleet writes it.
 
-    listen: the address of the TCP port; advertise: where the cluster's other HSMs reach that, if not by the socket.
+    listen: the address of the TCP port; advertise: where HSMs of other hosts reach that.
     """
 
     hsm_id: str
@@ -110,10 +109,8 @@ def _place(config: Config) -> Place:
             restore = Restore(Path(config.restore["image"]), config.restore["incarnation"], sealed)
         except (KeyError, ValueError) as error:
             raise HsmsimError(f"The configuration does not say what to restore: {error}.") from error
-    if config.advertise:
-        parse(config.advertise)
-    reached = config.advertise or config.socket
-    return Place(config.database_url, config.cluster_id, config.hsm_id, reached, config.folder, config.mode, restore)
+    where = dial.place(config.socket, config.advertise)
+    return Place(config.database_url, config.cluster_id, config.hsm_id, where, config.folder, config.mode, restore)
 
 
 def prepare(config: Config, user: str) -> None:

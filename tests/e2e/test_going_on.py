@@ -9,7 +9,8 @@ import sys
 import threading
 import time
 from contextlib import closing
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
 
 import pytest
 
@@ -18,30 +19,7 @@ if TYPE_CHECKING:
 
     from conftest import Simulator
 
-SIGN = """
-import os, select, sys, time
-import pkcs11
-from pkcs11.util.ec import encode_named_curve_parameters
-
-token = pkcs11.lib(os.environ["HSMSIM_MODULE"]).get_token(token_label=os.environ["HSMSIM_TOKEN"])
-session = token.open(rw=True, user_pin=os.environ["HSMSIM_PIN"])
-curve = session.create_domain_parameters(
-    pkcs11.KeyType.EC, {pkcs11.Attribute.EC_PARAMS: encode_named_curve_parameters("secp256r1")}, local=True
-)
-public, private = curve.generate_keypair(store=True, label="going-on")
-print("ready", flush=True)
-signed, longest = 0, 0.0
-while not select.select([sys.stdin], [], [], 0)[0]:
-    start = time.monotonic()
-    signature = private.sign(bytes(32), mechanism=pkcs11.Mechanism.ECDSA)
-    longest = max(longest, time.monotonic() - start)
-    signed += 1
-    if signed % 50 == 0:
-        assert public.verify(bytes(32), signature, mechanism=pkcs11.Mechanism.ECDSA)
-private.destroy()
-public.destroy()
-print(f"signed {signed} longest {longest:.3f}", flush=True)
-"""
+SIGN: Final = (Path(__file__).resolve().parents[1] / "support" / "signer.py").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize("rounds", [2, pytest.param(60, marks=pytest.mark.soak)])
@@ -147,7 +125,7 @@ def test_a_client_that_dies_leaves_no_session(simulator: Simulator) -> None:
     before = sessions()
     clients = [
         subprocess.Popen(
-            [sys.executable, "-c", SIGN],
+            [sys.executable, "-P", str(SIGNER)],
             env=simulator.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

@@ -10,6 +10,7 @@ import random
 import signal
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Final, Self
 
@@ -239,6 +240,7 @@ class Chaos:
 
     def __init__(self, cluster: Cluster, seed: int) -> None:
         self.done: dict[str, int] = {}
+        self.seed = seed
         self.failed: Exception | None = None
         self._cluster = cluster
         self.random = random.Random(f"{seed} chaos")
@@ -294,6 +296,20 @@ class Chaos:
         time.sleep(self.random.uniform(0.3, 2))
         for hsm in victims:
             faults.store(hsm.folder / faults.FILE, Faults())
+
+
+def rehearse(cluster: Cluster, chaos: Chaos, operations: int, tell: Callable[[str], None]) -> None:
+    """Have every user work while things go wrong; then all are well, and nothing is lost."""
+    owners = [Owner(cluster, user, chaos.seed) for user in USERS]
+    with chaos, ThreadPoolExecutor(len(owners)) as pool:
+        for done in [pool.submit(owner.work, operations // len(owners)) for owner in owners]:
+            done.result()
+    check(cluster, owners)
+    acknowledged = sum(owner.acknowledged for owner in owners)
+    assert acknowledged > operations // 10
+    unsure = sum(len(owner.unsure) for owner in owners)
+    did = f"{operations} operations, {acknowledged} acknowledged, {unsure} keys unsure, HSMs {chaos.done}"
+    tell(f"seed {chaos.seed}: {did}")
 
 
 # ---- afterwards ------------------------------------------------------------------------------------------------------

@@ -19,14 +19,17 @@ import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from sqlalchemy import make_url
 from support.chaos import Chaos
-from support.hsm import Cluster, Hsm
+from support.hsm import CLUSTER, USERS, Cluster, Hsm
 from support.relay import FAIR, Network, Relay, Weather
 
 from hsmsim.bench.serve import free_port
+from hsmsim.config import module_path
+from hsmsim.fleet import customer, modulecfg
+from hsmsim.fleet.locate import Server, Where
 from hsmsim.hsm import dial
 from hsmsim.storage.database import drop_schema, in_schema
 
@@ -133,6 +136,21 @@ class HostedCluster(Cluster):
     posts: list[Post] = field(default_factory=list)
     client: Host | None = None
 
+    def module(self, folder: Path, **options: Any) -> dict[str, str]:
+        """The environment of an application that knows the HSMs by their outer addresses."""
+        servers = tuple(Server(post.asked.address[0], Path(), post.asked.address[1]) for post in self.posts)
+        where = Where(CLUSTER, self.model, os.geteuid(), servers)
+        chosen = modulecfg.Options(hsm_ca_file=str(self.home / "customer" / customer.ROOT_CERTIFICATE), **options)
+        path = folder / "pkcs11.cfg"
+        path.write_bytes(modulecfg.encoded(modulecfg.document(where, chosen)))
+        return {
+            **os.environ,
+            "HSMSIM_MODULE": str(module_path()),
+            "HSMSIM_PKCS11_CONFIG": str(path),
+            "HSMSIM_TOKEN": modulecfg.TOKEN,
+            "HSMSIM_PIN": f"alice:{USERS['alice']}",
+        }
+
     def new(self) -> Hsm:
         hsm = Cluster.new(self)
         post = self.posts[len(self.hsms) - 1]
@@ -151,9 +169,7 @@ class HostedCluster(Cluster):
 
 
 @contextmanager
-def hosted(
-    kind: str, server: LocalServer, *, hsms: int = 3, engine: str = "fast", seed: int = 0
-) -> Iterator[HostedCluster]:
+def hosted(kind: str, server: LocalServer, *, hsms: int = 3, engine: str = "fast") -> Iterator[HostedCluster]:
     """An active cluster on hosts of their own, gone at the end. The first HSM is initialized before the others join."""
     home = Path(tempfile.mkdtemp(prefix="hsmsim-hosts-"))
     (home / "images").mkdir(mode=0o700)

@@ -38,15 +38,16 @@ FAIR: Final = Weather()
 
 
 class Relay:
-    """One address, and where its connections go. `weather` may be changed at any time, from any thread.
+    """One address, and where its connections go. `to` and `weather` may be changed at any time.
 
     A connection suffers the weather here, and that of its source where that has a relay of its own.
     """
 
     def __init__(self, network: Network, to: Address | Path, seed: int) -> None:
         self.address: Address = ("", 0)
-        self._to = to
+        self.to = to
         self._network = network
+        self._connections: set[asyncio.Task[Any]] = set()
         self._random = random.Random(seed)
         self._weather = FAIR
         self._clear = asyncio.Event()
@@ -64,14 +65,30 @@ class Relay:
 
         self._network.run(change())
 
+    def hang_up(self) -> None:
+        """End every connection."""
+
+        async def end() -> None:
+            for task in list(self._connections):
+                task.cancel()
+            await asyncio.gather(*self._connections, return_exceptions=True)
+
+        self._network.run(end())
+
     async def open(self, host: str, port: int) -> None:
         self._clear.set()
         self._server = await asyncio.start_server(self._talk, host, port, backlog=BACKLOG)
         self.address = self._server.sockets[0].getsockname()[:2]
 
-    async def close(self) -> None:
-        if self._server is not None:
-            self._server.close()
+    def close(self) -> None:
+        """Take no more connections, and end those that there are."""
+
+        async def end() -> None:
+            if self._server is not None:
+                self._server.close()
+
+        self._network.run(end())
+        self.hang_up()
 
     async def clear(self) -> None:
         """Wait until the network is not cut here."""
@@ -87,7 +104,7 @@ class Relay:
     async def _talk(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
-        self._network.tasks.add(task)
+        self._connections.add(task)
         through = self._network.between(writer.get_extra_info("peername")[0], self)
         try:
             await _all_clear(through)
@@ -97,16 +114,16 @@ class Relay:
                 await _until_one_ends({asyncio.create_task(_carry(*way, through)) for way in ways})
             finally:
                 far_writer.close()
-        except OSError:
-            pass  # nobody listens there
+        except (OSError, asyncio.CancelledError):
+            pass  # nobody listens there; or hang_up()
         finally:
-            self._network.tasks.discard(task)
+            self._connections.discard(task)
             writer.close()
 
     async def _onward(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        if isinstance(self._to, tuple):
-            return await asyncio.open_connection(*self._to)
-        return await asyncio.open_unix_connection(self._to)
+        if isinstance(self.to, tuple):
+            return await asyncio.open_connection(*self.to)
+        return await asyncio.open_unix_connection(self.to)
 
 
 async def _all_clear(through: tuple[Relay, ...]) -> None:
@@ -158,7 +175,6 @@ class Network:
     """All relays, in a thread of their own."""
 
     def __init__(self, seed: int = 0) -> None:
-        self.tasks: set[asyncio.Task[Any]] = set()
         self._seed = seed
         self._relays: list[Relay] = []
         self._sources: dict[str, Relay] = {}
@@ -170,7 +186,8 @@ class Network:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.run(self._end())
+        for relay in self._relays:
+            relay.close()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
@@ -193,10 +210,3 @@ class Network:
         """The relays whose weather a connection suffers."""
         own = self._sources.get(source, relay)
         return (relay,) if own is relay else (own, relay)
-
-    async def _end(self) -> None:
-        for relay in self._relays:
-            await relay.close()
-        for task in list(self.tasks):
-            task.cancel()
-        await asyncio.gather(*self.tasks, return_exceptions=True)
