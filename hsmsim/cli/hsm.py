@@ -1,14 +1,24 @@
-"""`hsmsim hsm list|create|start|stop|kill`."""
+"""`hsmsim hsm list|create|start|stop|kill|timing`, and for several hosts `request|certify|install|dismiss`."""
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import click
+import msgspec
 
 from hsmsim.cli import show
 from hsmsim.config import Places
-from hsmsim.fleet import launch, operations, state
+from hsmsim.fleet import elsewhere, launch, operations, state
 from hsmsim.gateway import simulator
+from hsmsim.hsm.address import joined
+from hsmsim.hsm.roots.process import Roots
 from hsmsim.hsm.timing import PROFILES
+
+if TYPE_CHECKING:
+    from typing import BinaryIO
+
+    from hsmsim.hsm.messages import HsmInfoResponse
 
 hsm_id_argument = click.argument("hsm_id")
 
@@ -38,13 +48,28 @@ def describe(places: Places, hsm_id: str) -> dict[str, object]:
         "socket": str(places.socket(hsm_id)),
         "log": str(places.hsm_folder(hsm_id) / "hsm.log"),
     }
-    counts: dict[str, object] = dict.fromkeys(
-        ("live", "keys", "users", "clients", "sessions", "vault_objects", "vault_pending")
-    )
     if found is not None:
         one["state"] = found.state.decode()
-        counts = {name: getattr(found, name) for name in counts}
-    return one | counts
+    return one | _counts(found)
+
+
+def _counts(found: HsmInfoResponse | None) -> dict[str, object]:
+    names = ("live", "keys", "users", "clients", "sessions", "vault_objects", "vault_pending")
+    return dict.fromkeys(names) if found is None else {name: getattr(found, name) for name in names}
+
+
+def _describe_elsewhere(one: state.Elsewhere, cluster_id: str) -> dict[str, object]:
+    """Return the same of an HSM on another host; AWAY: it does not answer."""
+    found = elsewhere.info(one)
+    return {
+        "hsm_id": one.hsm_id,
+        "cluster_id": cluster_id,
+        "state": "AWAY" if found is None else found.state.decode(),
+        "engine": None if found is None else found.engine.decode(),
+        "pid": None,
+        "address": joined(one.hostname, one.port),
+        **_counts(found),
+    }
 
 
 @hsm.command("list")
@@ -52,7 +77,10 @@ def describe(places: Places, hsm_id: str) -> dict[str, object]:
 def list_(*, as_json: bool) -> None:
     """List the HSMs and what they say of themselves."""
     places = Places.resolve()
-    hsms = [describe(places, one.hsm_id) for one in state.load(places).hsms()]
+    fleet = state.load(places)
+    hsms = [describe(places, one.hsm_id) for one in fleet.hsms()]
+    for cluster in fleet.clusters:
+        hsms += [_describe_elsewhere(one, cluster.cluster_id) for one in cluster.elsewhere]
     if as_json:
         show.document(hsms)
         return
@@ -120,3 +148,59 @@ def timing(profile: str) -> None:
         say("Starting the HSMs again")
         operations.set_timing(places, cluster.cluster_id, "" if profile == "none" else profile)
     click.echo(f"{cluster.cluster_id} has timing profile {profile}.")
+
+
+# ---- several hosts ---------------------------------------------------------------------------------------------------
+
+
+@hsm.command()
+@click.option("--address", required=True, metavar="IP:PORT", help="Where the cluster's other HSMs will reach it.")
+def request(address: str) -> None:
+    """Make an HSM of another host's cluster here, and print what that host certifies.
+
+    Its seed stays here. On this host, in one line:
+
+    hsmsim hsm request --address IP:PORT | ssh OTHER hsmsim hsm certify | hsmsim hsm install --database URL
+    """
+    with show.progress() as say:
+        say("Making an HSM")
+        made = elsewhere.request(Places.resolve(), address)
+    click.echo(msgspec.json.encode(made))
+
+
+@hsm.command()
+@click.argument("asked", type=click.File("rb"), default="-")
+def certify(asked: BinaryIO) -> None:
+    """Certify an HSM that was made on another host, and print what that host installs.
+
+    ASKED is what `hsmsim hsm request` printed there; no secret is in it, nor in the answer.
+    """
+    places = Places.resolve()
+    with show.progress() as say, Roots(places.home) as roots:
+        wanted = elsewhere.read_request(asked.read())
+        say(f"Certifying {wanted.hsm_id}")
+        answer = elsewhere.certify(places, roots, wanted)
+    click.echo(msgspec.json.encode(answer))
+
+
+@hsm.command()
+@click.argument("certified", type=click.File("rb"), default="-")
+@click.option("--database", required=True, metavar="URL", help="The cluster's PostgreSQL, as this host reaches it.")
+def install(certified: BinaryIO, database: str) -> None:
+    """Start an HSM that was made here, with what `hsmsim hsm certify` printed on the cluster's host."""
+    places = Places.resolve()
+    with show.progress() as say:
+        answer = elsewhere.read_certified(certified.read())
+        say(f"Starting {answer.hsm_id}")
+        elsewhere.install(places, answer, database)
+    click.echo(f"{answer.hsm_id} serves {answer.cluster_id} at {answer.address}.")
+
+
+@hsm.command()
+@hsm_id_argument
+def dismiss(hsm_id: str) -> None:
+    """Take an HSM of another host out of the cluster, whether or not it runs."""
+    with show.progress() as say:
+        say(f"Dismissing {hsm_id}")
+        elsewhere.dismiss(Places.resolve(), hsm_id)
+    click.echo(f"{hsm_id} is no member any more. On its host: hsmsim down, and remove its HSMSIM_HOME.")

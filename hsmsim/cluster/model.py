@@ -136,7 +136,7 @@ class ShareRow:
 class MemberRow:
     """An HSM of the cluster: where it answers, its certificate (DER), the masking key sealed to it.
 
-    socket: the path of its unix socket, and where it is on the network (hsmsim.hsm.dial).
+    socket: the path of its unix socket, and where it is on the network (hsmsim.hsm.address).
     """
 
     hsm_id: str

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Final
 
 from hsmsim import faults
 from hsmsim.errors import HsmsimError
-from hsmsim.fleet import databases, processes, simclock, state
+from hsmsim.fleet import hsmconfig, processes, simclock, state
 from hsmsim.fleet.processes import READY_SECONDS, STOP_SECONDS, Process, reap
 from hsmsim.hsm import alone
 from hsmsim.hsm.client import HsmClient
@@ -52,9 +52,7 @@ def start(places: Places, hsm_id: str) -> bool:
         state.make_images(places, fleet.account)
         state.publish_roots(places)
         simclock.share(places)
-        cluster = fleet.cluster_of(hsm_id)
-        url = databases.url_of(places, cluster.cluster_id)
-        state.write_config(places, cluster, hsm, fleet.account, url, fleet.host)
+        hsmconfig.write(places, fleet, hsm)
 
     config = places.hsm_folder(hsm_id) / "config.json"
     command = [sys.executable, "-P", "-m", "hsmsim.hsm", "--config", str(config)]

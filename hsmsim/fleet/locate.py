@@ -7,13 +7,12 @@ sockets that could be out of date (docs/explanation/adr/0007-an-hsm-id-is-its-ad
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from hsmsim.fleet import state
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from hsmsim.config import Places
 
 
@@ -28,16 +27,21 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Where:
-    """A cluster as a client's configuration has it. uid: whom the HSM processes run as."""
+    """A cluster as a client's configuration has it. uid: whom the HSM processes run as.
+
+    elsewhere: HSMs that only TCP reaches.
+    """
 
     cluster_id: str
     hsm_type: str
     uid: int
     servers: tuple[Server, ...]
+    elsewhere: tuple[Server, ...] = ()
 
 
 def of_fleet(places: Places, fleet: state.Fleet, cluster: state.Cluster) -> Where:
     """Return where the HSMs of a cluster of this state folder are."""
     servers = tuple(Server(hsm.hsm_id, places.socket(hsm.hsm_id)) for hsm in cluster.hsms)
     model = cluster.hsms[0].model if cluster.hsms else state.MODEL
-    return Where(cluster.cluster_id, model, state.uid_of(fleet.account), servers)
+    elsewhere = tuple(Server(one.hostname, Path(), one.port) for one in cluster.elsewhere)
+    return Where(cluster.cluster_id, model, state.uid_of(fleet.account), servers, elsewhere)

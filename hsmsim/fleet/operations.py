@@ -95,11 +95,11 @@ def list_hsms(places: Places, cluster_id: str = "") -> list[HsmView]:
 
 def certificates(places: Places, cluster_id: str) -> CertificatesView:
     """Return the certificates that a cluster shows now."""
-    found = _ask(places, cluster_id, CertificatesRequest())
+    found = ask(places, cluster_id, CertificatesRequest())
     return CertificatesView(*(getattr(found, name) for name in CertificatesView.__struct_fields__))
 
 
-def _ask(places: Places, cluster_id: str, request: Request[_Answer]) -> _Answer:
+def ask(places: Places, cluster_id: str, request: Request[_Answer]) -> _Answer:
     """Ask the first HSM of a cluster that answers."""
     cluster = state.load(places).cluster(cluster_id)
     for client in access.answering(places, cluster):
@@ -335,18 +335,18 @@ def set_timing(places: Places, cluster_id: str, profile: str) -> list[str]:
 
 def initialize(places: Places, cluster_id: str, signed: bytes, anchor: bytes) -> None:
     """Give a cluster its certificate. CkrError: see INITIALIZE in docs/reference/wire.md."""
-    _ask(places, cluster_id, InitializeRequest(signed, anchor))
+    ask(places, cluster_id, InitializeRequest(signed, anchor))
 
 
 def limited_write(places: Places, cluster_id: str, *, on: bool) -> None:
     """Begin or end limited-write mode."""
-    _ask(places, cluster_id, LimitedWriteRequest(int(on)))
+    ask(places, cluster_id, LimitedWriteRequest(int(on)))
 
 
 def backup(places: Places, roots: Roots, cluster_id: str, image_id: str, region: str) -> ImageView:
     """Write an image of a cluster's rows; one of this id that is there is left alone."""
     imagefile.path_of(places.images_folder, image_id)
-    _ask(places, cluster_id, BackupRequest(image_id.encode(), region.encode(), roots.region(region)))
+    ask(places, cluster_id, BackupRequest(image_id.encode(), region.encode(), roots.region(region)))
     return describe_image(places, image_id)
 
 

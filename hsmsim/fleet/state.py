@@ -7,7 +7,6 @@ user `hsmsim`, whose group may pass through the state folder (0710), not list it
 
 from __future__ import annotations
 
-import base64
 import fcntl
 import os
 import pwd
@@ -21,7 +20,6 @@ from msgspec import structs
 
 from hsmsim import ids
 from hsmsim.cluster.model import NON_FIPS
-from hsmsim.config import softhsm_library
 from hsmsim.errors import HsmsimError
 from hsmsim.hsm import imagefile
 from hsmsim.hsm.roots import AWS_ROOT, MANUFACTURER_ROOT
@@ -58,6 +56,14 @@ class Hsm(msgspec.Struct, frozen=True):
     port: int = 0
 
 
+class Elsewhere(msgspec.Struct, frozen=True):
+    """An HSM on another host, whose process is not ours; see `elsewhere`."""
+
+    hsm_id: str
+    hostname: str
+    port: int
+
+
 class Restore(msgspec.Struct, frozen=True):
     """The image that the cluster's rows come from; `incarnation` is new each time."""
 
@@ -66,7 +72,10 @@ class Restore(msgspec.Struct, frozen=True):
 
 
 class Cluster(msgspec.Struct, frozen=True):
-    """One cluster and its HSMs in order of making. timing: a profile of hsmsim.hsm.timing, empty for none."""
+    """One cluster and its HSMs in order of making. timing: a profile of hsmsim.hsm.timing, empty for none.
+
+    elsewhere: its HSMs on other hosts; guest: the cluster is another host's, and these are its HSMs here.
+    """
 
     cluster_id: str
     hsms: tuple[Hsm, ...] = ()
@@ -74,6 +83,8 @@ class Cluster(msgspec.Struct, frozen=True):
     mode: str = NON_FIPS
     restore: Restore | None = None
     timing: str = ""
+    elsewhere: tuple[Elsewhere, ...] = ()
+    guest: bool = False
 
 
 class Fleet(msgspec.Struct, frozen=True):
@@ -279,8 +290,15 @@ def make_run(places: Places, account: str) -> None:
 
 def _make_parent(folder: Path, account: str) -> None:
     """Make the folder of all clusters or all HSMs; it stays ours, the account may pass through."""
-    folder.parent.mkdir(mode=0o700, exist_ok=True)
-    folder.parent.chmod(0o711 if account else 0o700)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o711 if account else 0o700)
+
+
+def make_hsms(places: Places, account: str) -> Path:
+    """Make the folder that all HSMs have theirs in."""
+    folder = places.hsm_folder("hsm").parent
+    _make_parent(folder, account)
+    return folder
 
 
 def prepare(places: Places) -> None:
@@ -304,7 +322,7 @@ def create_cluster(
     make_home(places, account)
     cluster = Cluster(cluster_id or ids.new_cluster_id(), availability_check=availability_check, mode=mode)
     folder = places.cluster_folder(cluster.cluster_id)
-    _make_parent(folder, account)
+    _make_parent(folder.parent, account)
     folder.mkdir(mode=0o700, exist_ok=True)
     give(folder, account)
     save(places, structs.replace(fleet, account=account, clusters=(*fleet.clusters, cluster)))
@@ -319,16 +337,17 @@ def create_hsm(
     restore: Restore | None = None,
     region: str = "",
 ) -> Hsm:
-    """Make an HSM of a cluster: its seed, certificates and configuration. The caller holds `lock` and starts it.
+    """Make an HSM of a cluster: its seed and certificates. The caller holds `lock` and starts it.
 
     restore: the image that the cluster grows again from, sealed to the backup root of `region`.
     """
     fleet = load(places)
     cluster = fleet.cluster(cluster_id)
+    if cluster.guest:
+        raise HsmsimError(f"{cluster_id} is another host's cluster. An HSM of it is made with: hsmsim hsm request")
     restore = restore or cluster.restore
     hsm = hsm or Hsm(ids.new_hsm_id())
-    folder = places.hsm_folder(hsm.hsm_id)
-    _make_parent(folder, fleet.account)
+    folder = make_hsms(places, fleet.account) / hsm.hsm_id
     if not (folder / SEED).exists():  # else it was made before a crash
         roots.manufacture(hsm.hsm_id)
     for path in (*folder.iterdir(), folder):
@@ -336,7 +355,6 @@ def create_hsm(
     if restore is not None:
         hsm = structs.replace(hsm, sealed=_sealed(places, cluster_id, hsm.hsm_id, roots, restore.image_id, region))
     grown = structs.replace(cluster, hsms=(*cluster.hsms, hsm), restore=restore)
-    write_config(places, grown, hsm, fleet.account)
     save(places, fleet.with_cluster(grown))
     return hsm
 
@@ -366,39 +384,3 @@ def publish_roots(places: Places) -> None:
         content = read_private(places.home / "roots" / name)
         if content is not None and not (places.run / name).exists():
             write_private(places.run / name, content, mode=0o644)
-
-
-def write_config(
-    places: Places, cluster: Cluster, hsm: Hsm, account: str, database_url: str = "", host: str = ""
-) -> None:
-    """Write the HSM's config.json; at each start again, so that a moved state folder or library works.
-
-    database_url: where the cluster's rows are; empty for a file in the cluster's folder. host: of TCP ports.
-    """
-    folder = places.hsm_folder(hsm.hsm_id)
-    database = places.cluster_folder(cluster.cluster_id) / "cluster.db"
-    config: dict[str, object] = {
-        "hsm_id": hsm.hsm_id,
-        "cluster_id": cluster.cluster_id,
-        "database_url": database_url or f"sqlite:///{database}",
-        "socket": str(places.socket(hsm.hsm_id)),
-        "folder": str(folder),
-        "engine": hsm.engine,
-        "softhsm_library": str(softhsm_library()),
-        "availability_check": cluster.availability_check,
-        "model": hsm.model,
-        "workers": 0,
-        "mode": cluster.mode,
-        "timing": cluster.timing,
-        "clock": str(places.clock_file),
-        "images": str(places.images_folder),
-    }
-    if host and hsm.port:
-        config["listen"] = f"[{host}]:{hsm.port}" if ":" in host else f"{host}:{hsm.port}"
-    if cluster.restore is not None and hsm.sealed:
-        config["restore"] = {
-            "image": str(imagefile.path_of(places.images_folder, cluster.restore.image_id)),
-            "incarnation": cluster.restore.incarnation,
-            "sealed": base64.b64encode(hsm.sealed).decode(),
-        }
-    write_private(folder / "config.json", msgspec.json.format(msgspec.json.encode(config), indent=2), account=account)

@@ -85,4 +85,4 @@ def reach(places: Places, where: Where) -> Where:
     if ip_address(address).is_unspecified:
         address = "::1" if _family(address) == socket.AF_INET6 else "127.0.0.1"
     servers = tuple(replace(one, hostname=address, port=ports[one.socket]) for one in where.servers)
-    return replace(where, servers=servers)
+    return replace(where, servers=servers + where.elsewhere)

@@ -11,8 +11,9 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from hsmsim.errors import CkrError, HsmsimError
+from hsmsim.hsm.address import way
 from hsmsim.hsm.client import at_socket
-from hsmsim.hsm.dial import at_port, way
+from hsmsim.hsm.dial import at_port
 from hsmsim.hsm.messages import MAX_FRAME_OPEN
 from hsmsim.hsm.wire import RESPONSE, Header, WireError
 
@@ -34,7 +35,7 @@ class LinkError(HsmsimError):
 class Link:
     """An open connection. timeout: seconds for each call.
 
-    there, here: where the two HSMs are, as `dial.place` has it; certificate: what a TCP port must show, see `at_port`.
+    there, here: the places of the two HSMs, see `address`; certificate: what a TCP port must show, see `at_port`.
     """
 
     def __init__(self, there: str, timeout: float, *, here: str = "", certificate: bytes | None = None) -> None:

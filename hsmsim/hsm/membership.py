@@ -92,8 +92,7 @@ class Restore:
 class Place:
     """Which HSM this is, of which cluster, and where.
 
-    socket: where others reach it, as `dial.place` has it; folder: HOME/hsms/<id>; mode: of the cluster, if this HSM is
-    its first.
+    socket: where others reach it, see `address`; folder: HOME/hsms/<id>; mode: of a cluster whose first HSM this is.
     """
 
     database_url: str

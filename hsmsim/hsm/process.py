@@ -31,7 +31,7 @@ from hsmsim import faults
 from hsmsim.clock import ClockAhead, SharedClock, SystemClock
 from hsmsim.cluster.model import FIPS, NON_FIPS
 from hsmsim.errors import HsmsimError, StorageError
-from hsmsim.hsm import certify, dial
+from hsmsim.hsm import address, certify
 from hsmsim.hsm.account import become
 from hsmsim.hsm.alone import claim
 from hsmsim.hsm.engine import Engine
@@ -109,7 +109,7 @@ def _place(config: Config) -> Place:
             restore = Restore(Path(config.restore["image"]), config.restore["incarnation"], sealed)
         except (KeyError, ValueError) as error:
             raise HsmsimError(f"The configuration does not say what to restore: {error}.") from error
-    where = dial.place(config.socket, config.advertise)
+    where = address.place(config.socket, config.advertise)
     return Place(config.database_url, config.cluster_id, config.hsm_id, where, config.folder, config.mode, restore)
 
 

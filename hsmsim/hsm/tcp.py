@@ -12,7 +12,7 @@ from hsmsim.cluster.model import IdentityRow
 from hsmsim.crypto import certificates
 from hsmsim.errors import HsmsimError
 from hsmsim.hsm import certify
-from hsmsim.hsm.dial import parse
+from hsmsim.hsm.address import parse
 
 if TYPE_CHECKING:
     from hsmsim.cluster.model import Change

@@ -30,7 +30,7 @@ from hsmsim.bench.serve import free_port
 from hsmsim.config import module_path
 from hsmsim.fleet import customer, modulecfg
 from hsmsim.fleet.locate import Server, Where
-from hsmsim.hsm import dial
+from hsmsim.hsm.address import joined
 from hsmsim.storage.database import drop_schema, in_schema
 
 if TYPE_CHECKING:
@@ -156,8 +156,8 @@ class HostedCluster(Cluster):
         post = self.posts[len(self.hsms) - 1]
         hsm.within = post.host.within
         hsm.config |= {
-            "listen": dial.joined(post.host.inner, post.port),
-            "advertise": dial.joined(*post.asked.address),
+            "listen": joined(post.host.inner, post.port),
+            "advertise": joined(*post.asked.address),
             "database_url": self._url(post),
         }
         return hsm

@@ -9,13 +9,13 @@ from __future__ import annotations
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 from support import mortal
 from support.mortal import ARMED, Step
 
 from hsmsim.config import Places
-from hsmsim.fleet import daemon, launch, operations, processes, state
+from hsmsim.fleet import daemon, hsmconfig, launch, operations, processes, state
 from hsmsim.hsm.roots.process import Roots
 
 if TYPE_CHECKING:
@@ -40,18 +40,18 @@ STEPS: Final = {
 
 def make_hsms_mortal(home: Path) -> None:
     """HSMs are started by mortal.py, and armed as they are made."""
-    start, write_config = processes.start, state.write_config
+    start, write_config = processes.start, hsmconfig.write
 
     def mortal_start(process: Process, program: Program) -> bool:
         command = " ".join(program.command).replace("-m hsmsim.hsm", str(Path(mortal.__file__))).split(" ")
         return start(process, replace(program, command=command))
 
-    def armed_config(places: Places, cluster: state.Cluster, hsm: state.Hsm, *more: Any) -> None:
-        write_config(places, cluster, hsm, *more)
+    def armed_config(places: Places, fleet: state.Fleet, hsm: state.Hsm) -> None:
+        write_config(places, fleet, hsm)
         if (home / ARMED_NEXT).exists():
             (home / ARMED_NEXT).rename(places.hsm_folder(hsm.hsm_id) / ARMED)
 
-    processes.start, state.write_config = mortal_start, armed_config
+    processes.start, hsmconfig.write = mortal_start, armed_config
 
 
 if __name__ == "__main__":

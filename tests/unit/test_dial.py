@@ -13,7 +13,7 @@ from support.tls import issue, server, speaks
 
 from hsmsim.errors import HsmsimError
 from hsmsim.fleet import customer
-from hsmsim.hsm import dial
+from hsmsim.hsm import address, dial
 from hsmsim.hsm.link import Link, LinkError
 
 if TYPE_CHECKING:
@@ -37,16 +37,16 @@ B = "/run/with a space/b.sock"
     ],
 )
 def test_hsms_of_one_host_use_the_socket_and_others_the_port(theirs: str, ours: str, way: str) -> None:
-    assert dial.way(theirs, ours) == way
+    assert address.way(theirs, ours) == way
 
 
 def test_a_place_is_a_path_and_perhaps_an_address() -> None:
-    assert dial.place(A, "") == A
-    assert dial.place(B, "[fd00::2]:2223") == f"[fd00::2]:2223 {B}"
-    assert dial.parse(dial.joined("fd00::2", 2223)) == ("fd00::2", 2223)
-    assert dial.parse(dial.joined("10.0.0.2", 2223)) == ("10.0.0.2", 2223)
+    assert address.place(A, "") == A
+    assert address.place(B, "[fd00::2]:2223") == f"[fd00::2]:2223 {B}"
+    assert address.parse(address.joined("fd00::2", 2223)) == ("fd00::2", 2223)
+    assert address.parse(address.joined("10.0.0.2", 2223)) == ("10.0.0.2", 2223)
     with pytest.raises(HsmsimError, match="has an IP address and a port"):
-        dial.place(A, "hsm.example:2223")
+        address.place(A, "hsm.example:2223")
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ import pytest
 
 from hsmsim.config import Places, softhsm_library
 from hsmsim.errors import HsmsimError
-from hsmsim.fleet import credentials, locate, modulecfg, state
+from hsmsim.fleet import credentials, hsmconfig, locate, modulecfg, state
 from hsmsim.fleet.credentials import Credential
 from hsmsim.hsm.roots.authority import Authority
 from hsmsim.ids import new_hsm_id
@@ -45,6 +45,7 @@ def test_state_is_for_its_owner_alone(places: Places) -> None:
     with state.lock(places):
         cluster = state.create_cluster(places)
         hsm = state.create_hsm(places, cluster.cluster_id, Authority(places.home))
+    hsmconfig.write(places, state.load(places), hsm)
     assert mode(places.home) & 0o707 == 0o700
     assert mode(places.fleet_file) == 0o600
     assert mode(places.hsm_folder(hsm.hsm_id)) == 0o700
@@ -56,6 +57,7 @@ def test_an_hsm_is_told_where_everything_is(places: Places) -> None:
     with state.lock(places):
         cluster = state.create_cluster(places, availability_check=False)
         hsm = state.create_hsm(places, cluster.cluster_id, Authority(places.home), state.Hsm(new_hsm_id(), "softhsm"))
+    hsmconfig.write(places, state.load(places), hsm)
     config = json.loads((places.hsm_folder(hsm.hsm_id) / "config.json").read_text())
     assert config == {
         "hsm_id": hsm.hsm_id,
@@ -93,6 +95,7 @@ def test_an_unknown_hsm_is_named_with_those_that_exist(places: Places) -> None:
     with state.lock(places):
         cluster = state.create_cluster(places)
         hsm = state.create_hsm(places, cluster.cluster_id, Authority(places.home))
+    hsmconfig.write(places, state.load(places), hsm)
     with pytest.raises(HsmsimError, match=f"no HSM hsm-nonsense.*{hsm.hsm_id}"):
         state.load(places).hsm("hsm-nonsense")
 

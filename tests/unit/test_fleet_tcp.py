@@ -11,7 +11,7 @@ from msgspec import structs
 
 from hsmsim.config import Places
 from hsmsim.errors import HsmsimError
-from hsmsim.fleet import locate, modulecfg, state, tcp
+from hsmsim.fleet import hsmconfig, locate, modulecfg, state, tcp
 from hsmsim.hsm import tcp as hsm_port
 
 if TYPE_CHECKING:
@@ -84,7 +84,7 @@ def test_what_clients_are_told(host: str, hostname: str, places: Places) -> None
     fleet = state.load(places)
     cluster = fleet.only_cluster()
     places.hsm_folder(cluster.hsms[0].hsm_id).mkdir(parents=True)
-    state.write_config(places, cluster, cluster.hsms[0], "", host=fleet.host)
+    hsmconfig.write(places, fleet, cluster.hsms[0])
     listen = json.loads((places.hsm_folder(cluster.hsms[0].hsm_id) / "config.json").read_text())["listen"]
     assert hsm_port.parse(listen) == (host, 4000)
 

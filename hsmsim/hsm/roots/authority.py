@@ -17,6 +17,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Final
 
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -75,19 +76,36 @@ class Authority:
         if (folder / devices.SEED).exists():
             raise HsmsimError(f"{folder} is an HSM already; its seed is never made again.")
         seed = os.urandom(devices.SEED_BYTES)
-        for name, certificate in self._certificates(hsm_id, seed).items():
+        keys = devices.device_public(seed), devices.hardware_public(seed)
+        for name, certificate in self._certificates(hsm_id, *keys).items():
             files.replace(folder / name, _pem(certificate))
         files.write_new(folder / devices.SEED, seed)
         files.sync_folder(folder)
         return folder
 
-    def _certificates(self, hsm_id: str, seed: bytes) -> dict[str, x509.Certificate]:
-        sealing = self._sealing_certificate()
-        hardware = devices.hardware_public(seed)
+    def certify(self, hsm_id: str, device: bytes, hardware: bytes) -> dict[str, bytes]:
+        """Return an HSM's certificates (PEM), by their files' names; its seed is on another host and stays there.
+
+        device: its X25519 public key; hardware: its hardware key's SubjectPublicKeyInfo.
+        """
+        try:
+            key = serialization.load_der_public_key(hardware)
+            sealed_to = X25519PublicKey.from_public_bytes(device).public_bytes_raw()
+        except (ValueError, UnsupportedAlgorithm) as error:
+            raise HsmsimError(f"The keys of {hsm_id} cannot be read: {error}.") from error
+        if not isinstance(key, ec.EllipticCurvePublicKey) or not isinstance(key.curve, ec.SECP256R1):
+            raise HsmsimError(f"The hardware key of {hsm_id} is not on P-256.")
+        if not is_id(hsm_id, "hsm"):
+            raise HsmsimError(f"{hsm_id!r} is no HSM's id.")
+        return {name: _pem(made) for name, made in self._certificates(hsm_id, sealed_to, key).items()}
+
+    def _certificates(
+        self, hsm_id: str, device: bytes, hardware: ec.EllipticCurvePublicKey
+    ) -> dict[str, x509.Certificate]:
         subject = _name(f"HSM:{devices.hardware_serial(hardware)}", "hsmsim hardware")
         made = {
-            devices.MANUFACTURER_CERTIFICATE: sealing,
-            devices.DEVICE_CERTIFICATE: self._seal_certificate(hsm_id, devices.device_public(seed)),
+            devices.MANUFACTURER_CERTIFICATE: self._sealing_certificate(),
+            devices.DEVICE_CERTIFICATE: self._seal_certificate(hsm_id, device),
         }
         for name, (key_file, root_file, _) in _HARDWARE.items():
             root = devices.read_certificate(self._folder / root_file)

@@ -34,6 +34,14 @@ class Manufacture(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=T
     hsm_id: str
 
 
+class Certify(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
+    """The certificates of an HSM that was made on another host: see Authority.certify."""
+
+    hsm_id: str
+    device: bytes
+    hardware: bytes
+
+
 class Region(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     """The certificate of a region's backup root."""
 
@@ -60,7 +68,7 @@ class Rewrap(msgspec.Struct, frozen=True, tag=True, forbid_unknown_fields=True):
     new_context: bytes
 
 
-Request = Manufacture | Region | Reseal | Rewrap
+Request = Manufacture | Certify | Region | Reseal | Rewrap
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -75,6 +83,8 @@ def _run(authority: Authority, request: Request) -> bytes:
         case Manufacture():
             authority.manufacture(request.hsm_id)
             return b""
+        case Certify():
+            return msgspec.msgpack.encode(authority.certify(request.hsm_id, request.device, request.hardware))
         case Region():
             return authority.region(request.region)
         case Reseal():
@@ -129,6 +139,10 @@ class Roots:
     def manufacture(self, hsm_id: str) -> None:
         """Make HOME/hsms/<id>."""
         self._ask(Manufacture(hsm_id))
+
+    def certify(self, request: Certify) -> dict[str, bytes]:
+        """Return the certificates (PEM) of an HSM that was made on another host, by their files' names."""
+        return msgspec.msgpack.decode(self._ask(request), type=dict[str, bytes])
 
     def region(self, region: str) -> bytes:
         """Return the certificate (DER) of the region's backup root."""
