@@ -65,6 +65,7 @@ package_there() {
     openssh-server) [[ -x /usr/sbin/sshd ]] ;;
     openssh-client) command -v ssh-keygen && command -v ssh-agent ;;
     openjdk-17-jdk-headless) command -v keytool && command -v javac ;;
+    iproute2) command -v ip ;;
     postgresql) ls /usr/lib/postgresql/*/bin/initdb ;;
     libclang-rt-14-dev) ls /usr/lib/llvm-*/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a ;;
     *) command -v "$1" ;;
@@ -247,7 +248,7 @@ make_user() {
 }
 
 up_packages=(gcc libc6-dev pkgconf libssl-dev softhsm2 python3-venv python3-dev)
-test_packages=(gdb nginx-light haproxy p11-kit p11-kit-modules postgresql opensc gnutls-bin libengine-pkcs11-openssl openssh-server openssh-client openjdk-17-jdk-headless curl wrk openssl)
+test_packages=(gdb nginx-light haproxy p11-kit p11-kit-modules postgresql opensc gnutls-bin iproute2 libengine-pkcs11-openssl openssh-server openssh-client openjdk-17-jdk-headless curl wrk openssl)
 fuzz_packages=(clang libclang-rt-14-dev)
 
 # set_up LOCK PACKAGES...: one at a time in this checkout; the lock is not inherited by what runs afterwards.

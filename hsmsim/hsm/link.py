@@ -18,12 +18,15 @@ from hsmsim.hsm.messages import MAX_FRAME_OPEN
 from hsmsim.hsm.wire import RESPONSE, Header, WireError
 
 if TYPE_CHECKING:
+    import socket
     from types import TracebackType
 
     from hsmsim.hsm.codec import Request, Response
 
 _Answer = TypeVar("_Answer", bound="Response")
 VERSION: Final = 1
+PROTOCOLS: Final = ("hsmsim-peer",)
+"""Said in the handshake: this is no client, of whom a client certificate could be asked."""
 PROFILE_PEER: Final = 4
 """HELLO: another HSM, which a fault may cut off where it does not cut off clients."""
 
@@ -41,10 +44,13 @@ class Link:
     def __init__(self, there: str, timeout: float, *, here: str = "", certificate: bytes | None = None) -> None:
         self._timeout = timeout
         self._sequence = 0
+        self._socket: socket.socket
         try:
             address = way(there, here)
-            by_path = address.startswith("/")
-            self._socket = at_socket(address, timeout) if by_path else at_port(address, timeout, certificate)
+            if address.startswith("/"):
+                self._socket = at_socket(address, timeout)
+            else:
+                self._socket = at_port(address, timeout, certificate, PROTOCOLS)
         except (OSError, ValueError, TypeError, AttributeError, HsmsimError) as error:  # they come out of a table
             raise LinkError(f"{there!r}: {error}") from error
 

@@ -125,7 +125,7 @@ def test_a_client_that_dies_leaves_no_session(simulator: Simulator) -> None:
     before = sessions()
     clients = [
         subprocess.Popen(
-            [sys.executable, "-P", str(SIGNER)],
+            [sys.executable, "-c", SIGN],
             env=simulator.environment,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,

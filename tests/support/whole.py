@@ -119,10 +119,10 @@ class Whole:
 
 
 @contextmanager
-def whole(**more: str) -> Iterator[Whole]:
-    """Folders for a simulator; whatever was started in them is gone at the end."""
+def whole(*, private: bool = False, **more: str) -> Iterator[Whole]:
+    """Folders for a simulator; whatever was started in them is gone at the end. private: no other user gets in."""
     folder = Path(tempfile.mkdtemp(prefix="hsmsim-whole-"))
-    folder.chmod(0o711)
+    folder.chmod(0o700 if private else 0o711)
     one = Whole(Places(folder / "home", folder / "run"), more=more)
     try:
         yield one
