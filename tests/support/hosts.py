@@ -18,6 +18,7 @@ import tempfile
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -48,6 +49,7 @@ STORMS: Final = (
 )
 
 
+@cache
 def why_not(kind: str) -> str:
     """Why this machine has no hosts of a kind; empty where it has."""
     if kind == LOOPBACK:
@@ -56,14 +58,19 @@ def why_not(kind: str) -> str:
         return "network namespaces are made by root"
     if shutil.which("ip") is None:
         return "network namespaces are made by iproute2's `ip`, which is not installed"
-    name = f"hsmsim-probe-{os.getpid()}"
+    name = _name()
     made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, check=False)
     if made.returncode != 0:
         return f"this machine makes no network namespaces: {made.stderr.strip()}"
-    pair = ["ip", "link", "add", f"hp{os.getpid()}", "type", "veth", "peer", "name", "eth0", "netns", name]
+    pair = ["ip", "link", "add", name, "type", "veth", "peer", "name", "eth0", "netns", name]
     linked = subprocess.run(pair, capture_output=True, text=True, check=False)
     _ip("netns", "delete", name)
     return f"this machine links no network namespaces: {linked.stderr.strip()}" if linked.returncode != 0 else ""
+
+
+def _name() -> str:
+    """A name of a namespace and a device. None is used again: a device goes some time after its namespace."""
+    return f"hs{secrets.token_hex(4)}"
 
 
 def _ip(*arguments: str) -> None:
@@ -84,7 +91,7 @@ class Host:
 
 @contextmanager
 def _namespace(inner: str, outer: str) -> Iterator[Host]:
-    mark = f"hs{secrets.token_hex(4)}"
+    mark = _name()
     _ip("netns", "add", mark)
     try:
         _ip("link", "add", mark, "type", "veth", "peer", "name", "eth0", "netns", mark)
