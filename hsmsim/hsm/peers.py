@@ -2,7 +2,8 @@
 
 Rules:
 - A thread per member keeps a connection to it; both ends prove with a MAC over ids and nonces that they have the
-  masking key. It sends PEER_BEAT every 250 ms and PEER_SYNC as soon as there is a version to tell.
+  masking key; by TCP the one that answers shows the cluster's certificate before that. The thread sends PEER_BEAT
+  every 250 ms and PEER_SYNC as soon as there is a version to tell.
 - The lease: this HSM may serve until one second after the *start* of the last exchange in which it was shown to be up
   to date: either with every other member of the last membership (their version at the answer was applied here before
   it counts), or with the database (cluster.leases). So whatever commits, an HSM that has not applied it stops within

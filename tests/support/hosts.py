@@ -7,8 +7,8 @@ of its own. An HSM's unix socket is for the test alone, which looks into an HSM 
 
 from __future__ import annotations
 
-import getpass
 import os
+import pwd
 import random
 import secrets
 import shutil
@@ -170,19 +170,19 @@ class HostedCluster(Cluster):
         return hsm
 
     def _url(self, post: Post) -> str:
-        address, port = post.database.address
+        (address, port), user = post.database.address, pwd.getpwuid(os.geteuid()).pw_name
         url = make_url(self.database).difference_update_query(["host"])
-        return url.set(username=getpass.getuser(), host=address, port=port).render_as_string(hide_password=False)
+        return url.set(username=user, host=address, port=port).render_as_string(hide_password=False)
 
 
 @contextmanager
 def hosted(kind: str, server: LocalServer, *, hsms: int = 3, engine: str = "fast") -> Iterator[HostedCluster]:
     """An active cluster on hosts of their own, gone at the end. The first HSM is initialized before the others join."""
-    home = Path(tempfile.mkdtemp(prefix="hsmsim-hosts-"))
-    (home / "images").mkdir(mode=0o700)
     rows = in_schema(server.url, f"hosts_{secrets.token_hex(8)}")
     with _hosts(kind, hsms + 1) as hosts, Network() as network:
         posts = [_post(network, host, server) for host in hosts[:hsms]]
+        home = Path(tempfile.mkdtemp(prefix="hsmsim-hosts-"))
+        (home / "images").mkdir(mode=0o700)
         made = HostedCluster(home, engine, check=True, database=rows, posts=posts, client=hosts[hsms])
         try:
             made.add()
