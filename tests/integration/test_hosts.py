@@ -83,7 +83,9 @@ def test_without_the_database_hosts_that_hear_each_other_sign_and_nothing_is_los
         assert client.find(label="meanwhile") == other.find(label="meanwhile") == ()
 
 
-def test_a_host_that_is_cut_off_uses_no_right_that_is_revoked_meanwhile_and_comes_back(served: HostedCluster) -> None:
+def test_a_host_that_is_cut_off_uses_no_right_that_is_revoked_meanwhile_and_comes_back(
+    served: HostedCluster, tell: Callable[[str], None]
+) -> None:
     post, victim = served.posts[1], served.hsms[1]
     with user(served, 0, "alice") as owner, victim.user("bob") as sharee:  # bob stands on the victim's own host
         key = patiently(lambda: owner.aes(token=True))
@@ -96,9 +98,11 @@ def test_a_host_that_is_cut_off_uses_no_right_that_is_revoked_meanwhile_and_come
                 assert code(lambda: sharee.encrypt(key, bytes(16))) in {CKR.DEVICE_ERROR, CKR.KEY_HANDLE_INVALID}
         finally:
             post.weather(FAIR)
+            healed = time.monotonic()
         eventually(lambda: code(lambda: sharee.encrypt(key, bytes(16))) == CKR.KEY_HANDLE_INVALID, 20)
     with user(served, 1, "alice") as client:
         eventually(lambda: code(lambda: client.encrypt(key, bytes(16))) == CKR.OK, 20)
+    tell(f"the host serves clients again {time.monotonic() - healed:.1f} s after its network was healed")
 
 
 def test_who_shows_another_certificate_of_the_customers_ca_is_told_nothing(
