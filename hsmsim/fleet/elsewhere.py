@@ -197,7 +197,6 @@ def info(one: Elsewhere) -> HsmInfoResponse | None:
     """Return what it says of itself; None if it does not answer in LOOK_SECONDS."""
     try:
         with HsmClient(joined(one.hostname, one.port), seconds=LOOK_SECONDS) as client:
-            answer: HsmInfoResponse = client.call(HsmInfoRequest())
-            return answer
+            return client.call(HsmInfoRequest())
     except (OSError, HsmsimError):
         return None
