@@ -15,25 +15,22 @@ from typing import TYPE_CHECKING, Final
 import pytest
 from support import postgres
 from support.chaos import rehearse
-from support.hosts import KINDS, LOOPBACK, NAMESPACES, HostedCluster, NetworkChaos, hosted, why_not
+from support.hosts import BEST, LOOPBACK, HostedCluster, NetworkChaos, hosted
 from support.relay import FAIR, Weather
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 SIGNER: Final = Path(__file__).resolve().parents[1] / "support" / "signer.py"
-BEST: Final = "best"
-HOSTS: Final = (BEST, *(pytest.param(kind, marks=pytest.mark.soak) for kind in KINDS))
+HOSTS: Final = (
+    pytest.param(BEST, id="best"),
+    *(pytest.param(kind, id=kind, marks=pytest.mark.soak) for kind in sorted({LOOPBACK, BEST})),
+)
 
 
 @pytest.fixture(scope="module", params=HOSTS)
 def served(request: pytest.FixtureRequest, engine: str) -> Iterator[HostedCluster]:
-    kind = request.param
-    if kind == BEST:
-        kind = LOOPBACK if why_not(NAMESPACES) else NAMESPACES
-    if reason := why_not(kind):
-        pytest.skip(reason)
-    with postgres.server() as server, hosted(kind, server, engine=engine) as made:
+    with postgres.server() as server, hosted(request.param, server, engine=engine) as made:
         yield made
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 from support import postgres
-from support.hosts import KINDS, HostedCluster, hosted, why_not
+from support.hosts import KINDS, HostedCluster, hosted
 from support.hsm import Client, eventually, patiently
 from support.relay import FAIR, Weather
 from support.tls import issue, server
@@ -34,8 +34,6 @@ def database() -> Iterator[LocalServer]:
 
 @pytest.fixture(scope="module", params=KINDS)
 def served(request: pytest.FixtureRequest, database: LocalServer) -> Iterator[HostedCluster]:
-    if reason := why_not(request.param):
-        pytest.skip(reason)
     with hosted(request.param, database) as made:
         yield made
 

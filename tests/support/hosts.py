@@ -18,10 +18,10 @@ import tempfile
 import time
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
+import pytest
 from sqlalchemy import make_url
 from support.chaos import Chaos
 from support.hsm import CLUSTER, USERS, Cluster, Hsm
@@ -41,7 +41,6 @@ if TYPE_CHECKING:
 
 LOOPBACK: Final = "loopback"
 NAMESPACES: Final = "namespaces"
-KINDS: Final = (LOOPBACK, NAMESPACES)
 STORMS: Final = (
     Weather(delay_s=0.03),
     Weather(delay_s=0.005, loss=0.05),
@@ -49,11 +48,17 @@ STORMS: Final = (
 )
 
 
-@cache
-def why_not(kind: str) -> str:
-    """Why this machine has no hosts of a kind; empty where it has."""
-    if kind == LOOPBACK:
-        return ""
+def _name() -> str:
+    """A name of a namespace and a device. None is used again: a device goes some time after its namespace."""
+    return f"hs{secrets.token_hex(4)}"
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True)
+
+
+def why_no_namespaces() -> str:
+    """Why this machine makes no network namespaces; empty where it does."""
     if os.geteuid() != 0:
         return "network namespaces are made by root"
     if shutil.which("ip") is None:
@@ -68,13 +73,9 @@ def why_not(kind: str) -> str:
     return f"this machine links no network namespaces: {linked.stderr.strip()}" if linked.returncode != 0 else ""
 
 
-def _name() -> str:
-    """A name of a namespace and a device. None is used again: a device goes some time after its namespace."""
-    return f"hs{secrets.token_hex(4)}"
-
-
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True)
+MISSING: Final = why_no_namespaces()
+BEST: Final = LOOPBACK if MISSING else NAMESPACES
+KINDS: Final = (LOOPBACK, pytest.param(NAMESPACES, marks=pytest.mark.skipif(bool(MISSING), reason=MISSING)))
 
 
 # ---- hosts -------------------------------------------------------------------------------------------------------
