@@ -45,8 +45,12 @@ class Peer:
         clock: Clock,
         heard: Callable[[], None],
         cut: Callable[[], bool],
+        beat: Callable[[], int],
     ) -> None:
-        """heard: called after each answer; cut: whether a fault cuts this HSM off from the others."""
+        """heard: called after each answer; cut: whether a fault cuts this HSM off from the others.
+
+        beat: nanoseconds from one beat to the next.
+        """
         self.hsm_id = row.hsm_id
         self.socket = row.socket
         self.applied = 0  # the highest version that it says it has applied
@@ -58,6 +62,7 @@ class Peer:
         self._clock = clock
         self._on_heard = heard
         self._cut = cut
+        self._beat = beat
         self._wanted = 0
         self._told_down = False
         self._wake = threading.Condition()
@@ -105,7 +110,7 @@ class Peer:
                 self._told_down = True
             finally:
                 self.linked = False
-            self._pause(told=True)
+            self._pause(BEAT_NS, told=True)
 
     def _link(self) -> Link:
         own = self._replica.members.get(self._replica.hsm_id)
@@ -144,10 +149,13 @@ class Peer:
             if self._replica.version >= applied:
                 self.heard = start
             self._on_heard()
-            self._pause(told=applied < wanted)  # it cannot read that version now: no storm of questions
+            if applied < wanted:
+                self._pause(BEAT_NS, told=True)  # it cannot read that version now: no storm of questions
+            else:
+                self._pause(self._beat())
 
-    def _pause(self, *, told: bool = False) -> None:
+    def _pause(self, nanoseconds: int, *, told: bool = False) -> None:
         """Wait for the next beat, or for a version to tell if there is a link to tell it on."""
         with self._wake:
             if not self._stopping and (told or self._wanted <= self.applied):
-                self._wake.wait(BEAT_NS * 1e-9)
+                self._wake.wait(nanoseconds * 1e-9)

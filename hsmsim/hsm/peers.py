@@ -4,6 +4,9 @@ Rules:
 - A thread per member keeps a connection to it; both ends prove with a MAC over ids and nonces that they have the
   masking key; by TCP the one that answers shows the cluster's certificate before that. The thread sends PEER_BEAT
   every 250 ms and PEER_SYNC as soon as there is a version to tell.
+- Beats of all to all grow with the square of the members: 3,024 a second among 28. In a crowd the lease is hence
+  renewed in the database, twice a second and HSM, and beats are rare. While the database does not renew it, the beats
+  are those of few members.
 - The lease: this HSM may serve until one second after the *start* of the last exchange in which it was shown to be up
   to date: either with every other member of the last membership (their version at the answer was applied here before
   it counts), or with the database (cluster.leases). So whatever commits, an HSM that has not applied it stops within
@@ -56,6 +59,11 @@ _LOG = logging.getLogger(__name__)
 LEASE_NS: Final = 1_000_000_000
 CENSUS_NS: Final = 2_000_000_000
 PURGE_NS: Final = 60_000_000_000
+CROWD: Final = 8
+"""Other members from which on the lease is the database's; below, beats cost less than its writes."""
+SPARSE_NS: Final = 5_000_000_000
+LATE_NS: Final = 3 * BEAT_NS
+"""How old the lease in the database may get before a crowd beats as few do, with the rest of a second to do it in."""
 ONE_NS: Final = 3_000_000_000
 """How long a live HSM may take to apply a new key before the key counts as not replicated."""
 _PENDING: Final = 256
@@ -116,12 +124,17 @@ class Links:
         self._started = self._clock.monotonic_ns()
         self._answered: dict[str, int] = {}  # when a member's beat was last answered
         self._stands: dict[str, tuple[int, int]] = {}  # a member's lease counter, and since when it stands there
+        self._moved: dict[str, int] = {}  # when a member's lease counter was last seen to have moved
+        self._renewed_at = 0  # start of the last renewal in the database
         self._pending: dict[int, tuple[str, bytes, bytes]] = {}  # client -> id and nonces, between HELLO and PROVE
         self._proven: dict[int, str] = {}
         self._deadline = 0
         self._checked = self._purged = self._started
         self._database_down = False
-        self._thread = threading.Thread(target=self._poll, name="poller", daemon=True)
+        self._threads = (
+            threading.Thread(target=self._poll, name="poller", daemon=True),
+            threading.Thread(target=self._watch, name="watch", daemon=True),
+        )
         self._handlers: dict[int, Callable[[int, bytes], Response]] = {
             Op.PEER_HELLO: self._on_hello,
             Op.PEER_PROVE: self._on_prove,
@@ -135,7 +148,8 @@ class Links:
     def start(self) -> None:
         """Take the first lease if it is to be had, then go on in threads."""
         self._tick()
-        self._thread.start()
+        for thread in self._threads:
+            thread.start()
 
     def stop(self) -> None:
         """Stop beating; the lease runs out by itself."""
@@ -147,7 +161,7 @@ class Links:
     def live(self) -> int:
         """Return how many HSMs are up, this one included."""
         now = self._clock.monotonic_ns()
-        return 1 + sum(peer.alive(now, LEASE_NS) for peer in list(self._peers.values()))
+        return 1 + sum(self._alive(peer, now) for peer in list(self._peers.values()))
 
     def enough(self, count: int) -> bool:
         """Return whether so many HSMs are up; for one that is just being found it waits, no longer than a lease."""
@@ -198,6 +212,10 @@ class Links:
         self._pending.pop(client, None)
         self._proven.pop(client, None)
 
+    def _alive(self, peer: Peer, now: int) -> bool:
+        """Whether a member was heard, or renewed its lease in the database, within a lease."""
+        return peer.alive(now, LEASE_NS) or now - self._moved.get(peer.hsm_id, now - LEASE_NS) < LEASE_NS
+
     # ---- waiting --------------------------------------------------------------------------------------------------
 
     def _found(self, peer: Peer, now: int) -> bool:
@@ -211,7 +229,7 @@ class Links:
                 peers = list(self._peers.values())
                 if any(peer.applied >= version for peer in peers):
                     return True
-                coming = any(peer.alive(now, LEASE_NS) or self._found(peer, now) for peer in peers)
+                coming = any(self._alive(peer, now) or self._found(peer, now) for peer in peers)
                 if now - start > ONE_NS or not coming:
                     return False
                 self._news.wait(0.05)
@@ -248,14 +266,31 @@ class Links:
             known = self._stands.get(hsm_id)
             if known is None or known[0] != renewal:
                 self._stands[hsm_id] = (renewal, now)
+            if known is not None and known[0] != renewal:
+                self._moved[hsm_id] = now
 
     # ---- the poller -----------------------------------------------------------------------------------------------
 
     def _poll(self) -> None:
         while not self._stopping.is_set():
-            self._wake.wait(BEAT_NS * _NS)
+            self._wake.wait((BEAT_NS if self._beat() == BEAT_NS else 2 * BEAT_NS) * _NS)
             self._wake.clear()
             self._tick()
+
+    def _watch(self) -> None:
+        """Have all beat at once when the database is late: the poller may be waiting for it."""
+        while not self._stopping.wait(BEAT_NS * _NS):
+            if self._crowded() and self._beat() == BEAT_NS:
+                for peer in list(self._peers.values()):
+                    peer.nudge()
+
+    def _crowded(self) -> bool:
+        return len(self._peers) >= CROWD
+
+    def _beat(self) -> int:
+        """Nanoseconds from one beat to the next."""
+        late = self._clock.monotonic_ns() - self._renewed_at > LATE_NS
+        return SPARSE_NS if self._crowded() and not late else BEAT_NS
 
     def _tick(self) -> None:
         start = self._clock.monotonic_ns()
@@ -278,9 +313,10 @@ class Links:
         self._replica.sync(check=due)
         if due:
             self._checked = start
-        if self._heard_until() < start + LEASE_NS - 2 * BEAT_NS:
+        if self._crowded() or self._heard_until() < start + LEASE_NS - 2 * BEAT_NS:
             self._observe()
             if self._renewed():
+                self._renewed_at = start
                 self._extend(start + LEASE_NS)
         if start - self._purged > PURGE_NS and self._peers_alive(start):
             self._purged = start
@@ -302,7 +338,7 @@ class Links:
         return min(heard, default=now) + LEASE_NS
 
     def _peers_alive(self, now: int) -> bool:
-        return all(peer.alive(now, LEASE_NS) for peer in self._peers.values())
+        return all(peer.alive(now, LEASE_NS + self._beat()) for peer in self._peers.values())
 
     def _extend(self, deadline: int) -> None:
         with self._news:
@@ -319,7 +355,7 @@ class Links:
                     peer.stop()
                     del self._peers[hsm_id]
             new = [
-                Peer(row, self._replica, self._engine, self._clock, self._heard, self._cut)
+                Peer(row, self._replica, self._engine, self._clock, self._heard, self._cut, self._beat)
                 for hsm_id, row in members.items()
                 if hsm_id not in self._peers
             ]

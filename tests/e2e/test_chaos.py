@@ -31,4 +31,4 @@ def test_chaos_with_the_rows_in_postgresql(engine: str, tell: Callable[[str], No
         postgres.server() as server,
         cluster(hsms=3, engine=engine, check=True, database=in_schema(server.url, "chaos")) as made,
     ):
-        rehearse(made, Chaos(made, 4), 3000, tell)
+        rehearse(made, Chaos(made, 4), 10_000, tell)
