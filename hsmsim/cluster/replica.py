@@ -8,8 +8,9 @@ Rules (DESIGN D6):
 - A row whose seal is wrong is not applied, what was verified before is served on, and an alarm goes to the log, the
   audit log and `alarms`, once per cause. The cluster row's digest over all live rows tells of rows that vanished or
   came back while no HSM was looking; the census tells of those that do while this one runs.
-- One lock around writing, applying and the on_change callbacks: changes are seen in the order of versions. Reading
-  takes no lock. Callbacks and builders must not call announce() of the links, or wait for another thread that writes.
+- One lock around writing, applying and the on_change callbacks: changes are seen in the order of versions, and
+  `version` is one whose callbacks have returned. Reading takes no lock. Callbacks and builders must not call announce()
+  of the links, or wait for another thread that writes.
 """
 
 from __future__ import annotations
@@ -348,7 +349,10 @@ class Replica:
         return changes
 
     def _commit_to_memory(self, cluster: ClusterRow, mac: bytes, rows: dict[int, list[Row]]) -> None:
-        """Make rows visible version by version, and tell the listeners."""
+        """Make rows visible version by version, and tell the listeners.
+
+        A version counts as applied when they are done: what it takes away is gone, and others may be told so.
+        """
         former = self._memory.cluster
         self._mac = mac
         self._digest = cluster.digest
@@ -360,13 +364,14 @@ class Replica:
             ):
                 group.append(cluster)
             for row in group:
-                self._memory.apply(row)
+                if not isinstance(row, ClusterRow):
+                    self._memory.apply(row)
                 self._refused.discard(self._memory.place(row))
-            self._memory.apply(cluster if version == cluster.version else replace(former, version=version))
             if group:
                 change = Change(version, tuple(group))
                 for listener in self.on_change:
                     listener(change)
+            self._memory.apply(cluster if version == cluster.version else replace(former, version=version))
         if cluster.purged > former.purged:
             self._memory.forget_tombstones(cluster.purged)
 

@@ -105,6 +105,7 @@ class PythonHsm:
         self.replica: Replica = membership.bootstrap(self.engine, self.place)
         self.links = Links(self.replica, self.engine, self.place.folder)
         self.paused = threading.Event()
+        self.beats = 0
         self._connections: list[socket.socket] = []
         self._stopped = False
         self._listener = socket.socket(socket.AF_UNIX)
@@ -140,6 +141,7 @@ class PythonHsm:
             return 0, HelloResponse(request.client, b"", self.place.hsm_id.encode(), CLUSTER.encode(), 1, 0).encode()
         if request.op in {Op.PEER_BEAT, Op.PEER_SYNC} and request.client not in self.engine.peers:
             return CKR.USER_NOT_LOGGED_IN, b""
+        self.beats += request.op == Op.PEER_BEAT
         try:
             return 0, self.links.handle(request, self.engine)
         except CkrError as error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -11,8 +12,9 @@ import pytest
 from unit.hsms import CLUSTER, PythonEngine, PythonHsm
 from unit.replicas import new_object, run_sql
 
+from hsmsim.cluster.leases import Leases
 from hsmsim.errors import CkrError, HsmsimError
-from hsmsim.hsm import membership
+from hsmsim.hsm import membership, peers
 from hsmsim.hsm.link import VERSION, Link
 from hsmsim.hsm.messages import (
     HelloRequest,
@@ -25,6 +27,8 @@ from hsmsim.hsm.roots.authority import manufacture
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+    from hsmsim.cluster.model import Change
 
 A, B, C = "hsm-aaaaaaaaaaa", "hsm-bbbbbbbbbbb", "hsm-ccccccccccc"
 
@@ -163,6 +167,84 @@ def test_without_the_database_all_members_go_on_and_a_lost_one_stops_the_rest(cl
     eventually(lambda: not serves(one), 3)
     run_sql(cluster.url, "ALTER TABLE away RENAME TO cluster")
     eventually(lambda: serves(one), 3)
+
+
+def test_a_member_is_behind_until_it_has_done_what_a_version_means(cluster: Cluster) -> None:
+    """Its poller has read the version, and takes rights away, when another HSM tells of it and wants an answer."""
+    one, two = cluster.start(A, B)
+    eventually(lambda: one.links.live() == 2 and two.links.live() == 2)
+    entered, done = threading.Event(), threading.Event()
+
+    def take_away(_change: Change) -> None:
+        entered.set()
+        time.sleep(0.7)  # some beats long, and less than a lease
+        done.set()
+
+    two.replica.on_change.append(take_away)
+    version = one.replica.write(lambda version: [new_object(version)])
+    poller = threading.Thread(target=two.replica.sync)
+    poller.start()
+    assert entered.wait(5)
+    assert one.links.announce(version, "all")
+    assert done.is_set() or not serves(two)
+    poller.join()
+
+
+@pytest.fixture
+def crowd(cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> tuple[PythonHsm, ...]:
+    """Three HSMs that take themselves for many, at rest."""
+    monkeypatch.setattr(peers, "CROWD", 2)
+    hsms = tuple(cluster.start(A, B, C))
+    eventually(lambda: all(hsm.links.live() == 3 for hsm in hsms))
+    eventually(lambda: all(heard_of(hsm) == 3 for hsm in hsms))
+    return hsms
+
+
+def heard_of(hsm: PythonHsm) -> int:
+    """Members whose lease is in the database."""
+    leases = Leases(hsm.place.database_url, hsm.place.hsm_id)
+    try:
+        return len(leases.renewals())
+    finally:
+        leases.close()
+
+
+def test_in_a_crowd_the_database_carries_the_lease_and_beats_are_rare(crowd: tuple[PythonHsm, ...]) -> None:
+    before = [hsm.beats for hsm in crowd]
+    began = time.monotonic()
+    for _ in range(20):
+        time.sleep(0.1)
+        eventually(lambda: all(serves(hsm) for hsm in crowd))
+        assert all(hsm.links.enough(2) for hsm in crowd)
+    beats = sum(hsm.beats for hsm in crowd) - sum(before)
+    assert beats < 6 * 4 * (time.monotonic() - began) / 2  # of six links with four beats a second
+    one, two, three = crowd
+    version = one.replica.write(lambda version: [new_object(version)])
+    assert one.links.announce(version, "all")
+    assert (two.replica.version, three.replica.version) == (version, version)
+
+
+def test_a_crowd_without_the_database_beats_and_goes_on(crowd: tuple[PythonHsm, ...]) -> None:
+    one, two, three = crowd
+    run_sql(one.place.database_url, "ALTER TABLE cluster RENAME TO away")
+    time.sleep(1.5)  # no lease of before holds any more
+    for hsm in crowd:
+        eventually(lambda hsm=hsm: serves(hsm))
+    three.kill()
+    eventually(lambda: not serves(one) and not serves(two), 3)
+    run_sql(one.place.database_url, "ALTER TABLE away RENAME TO cluster")
+    eventually(lambda: serves(one) and serves(two), 3)
+
+
+def test_a_dead_member_of_a_crowd_costs_a_lease_once(crowd: tuple[PythonHsm, ...]) -> None:
+    one, two, three = crowd
+    three.kill()
+    assert one.links.announce(one.replica.write(lambda version: [new_object(version)]), "all")
+    assert two.replica.version == one.replica.version
+    assert not serves(three) or three.replica.version == one.replica.version
+    eventually(lambda: not serves(three) and one.links.live() == 2)
+    two.kill()
+    eventually(lambda: not one.links.enough(2))
 
 
 def test_a_member_that_was_removed_stops(cluster: Cluster) -> None:

@@ -46,6 +46,20 @@ def url(tmp_path: Path) -> str:
     return make_database(tmp_path)
 
 
+def test_a_version_counts_when_all_have_followed_it(url: str) -> None:
+    replicas = open_replica(url), open_replica(url, HSM_B)
+    seen: list[tuple[int, int, bool]] = []
+
+    def follow(replica: Replica, change: Change) -> None:
+        seen.append((change.version, replica.version, new_object(2).handle in replica.objects))
+
+    for replica in replicas:
+        replica.on_change.append(partial(follow, replica))
+    assert replicas[0].write(lambda version: [new_object(version)]) == 2
+    assert replicas[1].sync() == 2
+    assert seen == [(2, 1, True)] * 2
+
+
 def test_the_first_rows_are_there(url: str) -> None:
     replica = open_replica(url)
     assert replica.version == 1

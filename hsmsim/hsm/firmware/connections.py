@@ -87,7 +87,8 @@ def drop_objects(state: State, client: Client, handles: list[int]) -> None:
 
 def forget_key(state: State, handle: int) -> None:
     """When this returns, no operation under a former state of the key starts."""
-    state.engine.key_drop(handle)
+    with state.loading:  # whoever has seen that state has loaded the key under it, or sees the new one
+        state.engine.key_drop(handle)
     if state.reference is not None:
         state.reference.forget(handle)
 

@@ -279,14 +279,13 @@ def load_for(state: State, client: Client, request: Request) -> None:
     """A hot operation on a key that the engine does not hold: load it if it exists for this client."""
     handle = Reader(request.payload).u64()
     client.session(request.session)
-    found = access.see(state, client, handle, CKR.KEY_HANDLE_INVALID)
-    if found.row.object_class not in rights.KEY_CLASSES:
-        raise CkrError(CKR.KEY_HANDLE_INVALID, "this object is no key")
-    if client.admin:
-        raise CkrError(CKR.KEY_FUNCTION_NOT_PERMITTED, "an admin uses no keys")
-    state.engine.key_load(engine_key(found))
-    if access.what(state, handle) != found:
-        state.engine.key_drop(handle)  # it changed while it was loaded; the next miss decides anew
+    with state.loading:
+        found = access.see(state, client, handle, CKR.KEY_HANDLE_INVALID)
+        if found.row.object_class not in rights.KEY_CLASSES:
+            raise CkrError(CKR.KEY_HANDLE_INVALID, "this object is no key")
+        if client.admin:
+            raise CkrError(CKR.KEY_FUNCTION_NOT_PERMITTED, "an admin uses no keys")
+        state.engine.key_load(engine_key(found))
 
 
 def engine_key(found: rights.What) -> Key:

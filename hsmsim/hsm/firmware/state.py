@@ -106,6 +106,7 @@ class State:
         self.clients: dict[int, Client] = {}
         self.lock = threading.Lock()
         self.counting = threading.Lock()
+        self.loading = threading.Lock()  # around a look at the rights and the load under them, and around a drop
 
     def client(self, client_id: int) -> Client:
         """A client that said HELLO."""
