@@ -144,6 +144,21 @@ def test_a_changed_byte_is_refused_wherever_it_is(home: Site, tmp_path: Path) ->
     assert len(home.restore(path, FIRST).rows) == imagefile.heads(path)[0].rows
 
 
+def test_two_bytes_that_change_places_are_refused(home: Site, tmp_path: Path) -> None:
+    """Neighbours, and any two."""
+    good, path, rng = home.path(FIRST).read_bytes(), tmp_path / f"{FIRST}.image", random.Random(4)
+    end = len(good) - DIGEST
+    pairs = [(at, at + 1) for at in range(0, end - 1, 17)] + [tuple(rng.sample(range(end), 2)) for _ in range(200)]
+    for one, other in pairs:
+        if good[one] == good[other]:
+            continue
+        bad = bytearray(good)
+        bad[one], bad[other] = good[other], good[one]
+        path.write_bytes(redigested(bytes(bad)))
+        with pytest.raises(HsmsimError):
+            home.restore(path, FIRST)
+
+
 def test_an_image_cut_anywhere_is_refused(home: Site, tmp_path: Path) -> None:
     good, path = home.path(FIRST).read_bytes(), tmp_path / f"{FIRST}.image"
     places = boundaries(good)
