@@ -27,10 +27,10 @@ import threading
 from typing import TYPE_CHECKING, Final, Literal, Protocol
 
 from hsmsim.clock import SystemClock
-from hsmsim.cluster.leases import Leases
 from hsmsim.errors import CkrError, HsmsimError, StorageError
 from hsmsim.hsm import membership
 from hsmsim.hsm.cryptoki import CKR
+from hsmsim.hsm.lease import DatabaseLease
 from hsmsim.hsm.messages import (
     JoinRequest,
     JoinResponse,
@@ -116,16 +116,13 @@ class Links:
         self._folder = folder
         self._clock = clock or SystemClock()
         self._cut = cut
-        self._leases = Leases(replica.database.url, replica.hsm_id)
+        self._lease = DatabaseLease(replica, self._clock)
         self._news = threading.Condition()  # something about a peer has changed
         self._stopping = threading.Event()
         self._wake = threading.Event()  # the poller has something to do
         self._peers: dict[str, Peer] = {}
         self._started = self._clock.monotonic_ns()
         self._answered: dict[str, int] = {}  # when a member's beat was last answered
-        self._stands: dict[str, tuple[int, int]] = {}  # a member's lease counter, and since when it stands there
-        self._moved: dict[str, int] = {}  # when a member's lease counter was last seen to have moved
-        self._renewed_at = 0  # start of the last renewal in the database
         self._pending: dict[int, tuple[str, bytes, bytes]] = {}  # client -> id and nonces, between HELLO and PROVE
         self._proven: dict[int, str] = {}
         self._deadline = 0
@@ -214,7 +211,7 @@ class Links:
 
     def _alive(self, peer: Peer, now: int) -> bool:
         """Whether a member was heard, or renewed its lease in the database, within a lease."""
-        return peer.alive(now, LEASE_NS) or now - self._moved.get(peer.hsm_id, now - LEASE_NS) < LEASE_NS
+        return peer.alive(now, LEASE_NS) or self._lease.moved(peer.hsm_id, now, LEASE_NS)
 
     # ---- waiting --------------------------------------------------------------------------------------------------
 
@@ -253,21 +250,10 @@ class Links:
         if any(now - self._answered.get(peer.hsm_id, self._started) <= LEASE_NS for peer in peers):
             return False
         try:
-            self._observe()
+            self._lease.observe()
         except StorageError:
             return False
-        return all(now - self._stands.get(peer.hsm_id, (0, self._started))[1] > LEASE_NS for peer in peers)
-
-    def _observe(self) -> None:
-        """Note which lease counters stand still; a member without a row has had no lease."""
-        renewals = self._leases.renewals()
-        now = self._clock.monotonic_ns()
-        for hsm_id, renewal in renewals.items():
-            known = self._stands.get(hsm_id)
-            if known is None or known[0] != renewal:
-                self._stands[hsm_id] = (renewal, now)
-            if known is not None and known[0] != renewal:
-                self._moved[hsm_id] = now
+        return all(self._lease.still(peer.hsm_id, now, LEASE_NS) for peer in peers)
 
     # ---- the poller -----------------------------------------------------------------------------------------------
 
@@ -289,7 +275,7 @@ class Links:
 
     def _beat(self) -> int:
         """Nanoseconds from one beat to the next."""
-        late = self._clock.monotonic_ns() - self._renewed_at > LATE_NS
+        late = self._clock.monotonic_ns() - self._lease.renewed > LATE_NS
         return SPARSE_NS if self._crowded() and not late else BEAT_NS
 
     def _tick(self) -> None:
@@ -313,22 +299,12 @@ class Links:
         self._replica.sync(check=due)
         if due:
             self._checked = start
-        if self._crowded() or self._heard_until() < start + LEASE_NS - 2 * BEAT_NS:
-            self._observe()
-            if self._renewed():
-                self._renewed_at = start
-                self._extend(start + LEASE_NS)
+        wanted = self._crowded() or self._heard_until() < start + LEASE_NS - 2 * BEAT_NS
+        if wanted and self._lease.renew(start):
+            self._extend(start + LEASE_NS)
         if start - self._purged > PURGE_NS and self._peers_alive(start):
             self._purged = start
             self._replica.purge(min([self._replica.version, *(peer.applied for peer in self._peers.values())]))
-
-    def _renewed(self) -> bool:
-        """Renew at the version applied; a few tries, because another HSM may write in between."""
-        for _ in range(5):
-            if self._leases.renew(self._replica.cluster):
-                return True
-            self._replica.sync()
-        return False
 
     def _heard_until(self) -> int:
         """Until when the lease holds that all members' answers give; alone, there is nobody to be behind of."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import datetime as dt
 import json
 import time
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support.cloudhsm import ACCOUNT, PATIENCE_S, REGION, Simulator, refused, simulator
-from support.hsm import USERS
+from support.hsm import USERS, patiently
 
 from hsmsim.errors import CkrError
 from hsmsim.hsm import messages as m
@@ -438,7 +439,7 @@ def test_a_cluster_of_many_keys_is_restored_and_signs(keys: int, seconds: float,
     with simulator() as sim:
         id_, hsm = sim.active()
         with user(sim, hsm["HsmId"]) as alice:
-            pairs = [alice.ec(token=True, label=f"key {number}") for number in range(keys // 2)]
+            pairs = [patiently(partial(alice.ec, token=True, label=f"key {number}")) for number in range(keys // 2)]
             signature = alice.sign(pairs[-1][1], DIGEST)
         source = backup_now(sim, id_)["BackupId"]
         began = time.monotonic()

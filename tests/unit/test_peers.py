@@ -210,14 +210,15 @@ def heard_of(hsm: PythonHsm) -> int:
 
 
 def test_in_a_crowd_the_database_carries_the_lease_and_beats_are_rare(crowd: tuple[PythonHsm, ...]) -> None:
-    before = [hsm.beats for hsm in crowd]
-    began = time.monotonic()
-    for _ in range(20):
-        time.sleep(0.1)
-        eventually(lambda: all(serves(hsm) for hsm in crowd))
-        assert all(hsm.links.enough(2) for hsm in crowd)
-    beats = sum(hsm.beats for hsm in crowd) - sum(before)
-    assert beats < 6 * 4 * (time.monotonic() - began) / 2  # of six links with four beats a second
+    def rare() -> bool:
+        """Whether all serve for a second with less than half of the beats of few members."""
+        before, began, served = sum(hsm.beats for hsm in crowd), time.monotonic(), True
+        for _ in range(10):
+            time.sleep(0.1)
+            served = served and all(serves(hsm) and hsm.links.enough(2) for hsm in crowd)
+        return served and sum(hsm.beats for hsm in crowd) - before < 6 * 4 * (time.monotonic() - began) / 2
+
+    eventually(rare, 30)
     one, two, three = crowd
     version = one.replica.write(lambda version: [new_object(version)])
     assert one.links.announce(version, "all")
