@@ -290,7 +290,10 @@ def key_name() -> Seeds:
     """Names of keys as a person writes them, as RFC 7512 has them, and as `hsmsim key generate-file` does."""
     named = "pkcs11:token=hsmsim;object=web;type=private"
     yield "uri", named.encode()
-    yield "uri-id", b"pkcs11:id=%01%a0%FF;serial=0;model=hsm2m.medium;manufacturer=x?pin-source=file:/run/pin&pin-value=user:p%20w"
+    yield (
+        "uri-id",
+        b"pkcs11:id=%01%a0%FF;serial=0;model=hsm2m.medium;manufacturer=x?pin-source=file:/run/pin&pin-value=user:p%20w",
+    )
     yield "uri-empty", b"pkcs11:"
     yield "uri-twice", b"pkcs11:token=a;token=b"
     yield "uri-bad-octet", b"pkcs11:object=%4"
