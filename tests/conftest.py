@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from hypothesis import settings
 
 from hsmsim.config import Places
 from hsmsim.fleet import launch, quickstart
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).resolve().parents[1]
 FREE_PORTS = {"HSMSIM_PORT": "0", "HSMSIM_TLS_PORT": "0"}
+settings.register_profile("suite", deadline=None, derandomize=True)  # the same examples everywhere, however slow
+settings.load_profile("suite")
 
 
 @dataclass(frozen=True, slots=True)

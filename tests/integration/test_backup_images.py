@@ -185,7 +185,7 @@ edits = st.lists(
 
 
 @given(changes=edits)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 def test_an_edited_image_is_refused(home: Site, changes: list[tuple[float, int, bytes | float]]) -> None:
     """At some place some bytes give way to others, or to bytes of another place; the digest is mended."""
     good, path = home.path(FIRST).read_bytes(), home.places.home / f"{FIRST}.image"

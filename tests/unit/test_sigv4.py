@@ -89,7 +89,7 @@ def test_paths_and_queries_are_canonical_as_botocore_has_them(path: str, query: 
     assert authenticator().identify(signed(method="GET", url=url, body=b""), "sts").caller == USER
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     path=st.text(max_size=20),
     pairs=st.lists(st.tuples(st.text(min_size=1, max_size=6), st.text(max_size=6)), max_size=4),
