@@ -7,6 +7,8 @@ import os
 from typing import TYPE_CHECKING, Final
 
 from hsmsim.config import Places
+from hsmsim.crypto.seal import SealBroken
+from hsmsim.errors import HsmsimError
 from hsmsim.gateway.ports import Parts, Ports
 from hsmsim.services.cloudhsm import api as cloudhsm
 from hsmsim.services.cloudhsm import rules as cloudhsm_rules
@@ -67,5 +69,11 @@ def open_directory(ports: Ports) -> Directory:
     if made is not None:
         _LOG.info("Account %s is new; the key of its root user is in %s.", made.account, places.root_key_file)
     with ports.database.read() as connection:
-        directory.catch_up(connection)
+        try:
+            directory.catch_up(connection)
+        except SealBroken as error:
+            raise HsmsimError(
+                f"The secrets in the gateway's database do not open with {places.gateway_key_file}. Gateways that "
+                "share a database share their state folder: start this one there, or give it a database of its own."
+            ) from error
     return directory

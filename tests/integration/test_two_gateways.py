@@ -173,6 +173,11 @@ def test_rows_are_the_same_at_both(pair: Pair) -> None:
         assert refusal(partial(other.describe_vpcs, VpcIds=[vpc])) == "InvalidVpcID.NotFound"
 
 
+def test_one_of_another_folder_has_nothing_to_do_with_them(pair: Pair, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match="Gateways that share a database share their state folder"):
+        Gateway(tmp_path, database=pair.database)
+
+
 # ---- many at once -------------------------------------------------------------------------------------------------
 
 
