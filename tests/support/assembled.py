@@ -45,7 +45,7 @@ class Gateway:
         with self._log.open("ab") as log:
             command = [sys.executable, "-P", __file__, str(path), str(self._clock)]
             self.process = Popen(command, stdout=log, stderr=log, env=environment)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while not self._ready.exists():
             assert self.process.poll() is None, self.log()
             assert time.monotonic() < deadline, self.log()
