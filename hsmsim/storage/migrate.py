@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 _FOLDER: Final = Path(__file__).parent
 _END: Final = ";\n"
+_UNHURRIED: Final = "SET LOCAL idle_in_transaction_session_timeout = '60s'"
+"""Alembic is read within the transaction, which takes longer than 2 s where a machine is busy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +57,7 @@ def migrate(url: str, schema: Schema = CLUSTER) -> None:
             )
         with database.write(alone=True) as connection:
             if database.dialect == "postgresql":
+                connection.exec_driver_sql(_UNHURRIED)
                 make_schema(connection)
             if database.dialect == "sqlite" and _revision(connection) is None:
                 _create(connection, schema)

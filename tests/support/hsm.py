@@ -85,7 +85,7 @@ def patiently(make: Callable[[], Made]) -> Made:
 
     It may also be lost again before it has the key: the key goes, and making it is tried again.
     """
-    deadline = time.monotonic() + 10
+    deadline = time.monotonic() + 30
     while True:
         try:
             return make()
