@@ -54,7 +54,7 @@ def describe(places: Places, hsm_id: str) -> dict[str, object]:
 
 
 def _counts(found: HsmInfoResponse | None) -> dict[str, object]:
-    names = ("live", "keys", "users", "clients", "sessions", "vault_objects", "vault_pending")
+    names = ("live", "keys", "users", "clients", "sessions", "operations", "vault_objects", "vault_pending")
     return dict.fromkeys(names) if found is None else {name: getattr(found, name) for name in names}
 
 
@@ -84,9 +84,9 @@ def list_(*, as_json: bool) -> None:
     if as_json:
         show.document(hsms)
         return
-    names = ("hsm_id", "state", "engine", "pid", "keys", "users", "clients", "sessions")
+    names = ("hsm_id", "state", "engine", "pid", "keys", "users", "clients", "sessions", "operations")
     show.table(
-        ["HSM", "STATE", "ENGINE", "PID", "KEYS", "USERS", "CLIENTS", "SESSIONS"],
+        ["HSM", "STATE", "ENGINE", "PID", "KEYS", "USERS", "CLIENTS", "SESSIONS", "OPERATIONS"],
         [[one[name] for name in names] for one in hsms],
         empty="There is no HSM yet. Make a cluster: hsmsim up --detach",
     )

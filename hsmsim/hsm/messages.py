@@ -278,6 +278,7 @@ class HsmInfoResponse(Response, frozen=True):
     model: Blob
     limited_write: U8
     live: U32
+    operations: U64
 
 
 class HsmInfoRequest(Request[HsmInfoResponse], frozen=True):

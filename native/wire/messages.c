@@ -328,6 +328,7 @@ enum wire_result wire_get_hsm_info_response(struct wire_reader *reader, struct w
     WIRE_TRY(wire_get_bytes(reader, &out->model));
     WIRE_TRY(wire_get_u8(reader, &out->limited_write));
     WIRE_TRY(wire_get_u32(reader, &out->live));
+    WIRE_TRY(wire_get_u64(reader, &out->operations));
     return wire_get_end(reader);
 }
 
@@ -351,7 +352,8 @@ enum wire_result wire_put_hsm_info_response(struct wire_writer *writer, const st
         (result = wire_put_bytes(writer, &in->mode)) == WIRE_OK &&
         (result = wire_put_bytes(writer, &in->model)) == WIRE_OK &&
         (result = wire_put_u8(writer, in->limited_write)) == WIRE_OK &&
-        (result = wire_put_u32(writer, in->live)) == WIRE_OK);
+        (result = wire_put_u32(writer, in->live)) == WIRE_OK &&
+        (result = wire_put_u64(writer, in->operations)) == WIRE_OK);
     if (result != WIRE_OK) {
         writer->len = start;
     }
@@ -2226,7 +2228,7 @@ static const uint8_t ping_response_fields[] = {WIRE_FIELD_END};
 static const uint8_t token_info_request_fields[] = {WIRE_FIELD_END};
 static const uint8_t token_info_response_fields[] = {WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U8, WIRE_FIELD_U8, WIRE_FIELD_U8, WIRE_FIELD_U8, WIRE_FIELD_BYTES, WIRE_FIELD_END};
 static const uint8_t hsm_info_request_fields[] = {WIRE_FIELD_END};
-static const uint8_t hsm_info_response_fields[] = {WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_U8, WIRE_FIELD_U32, WIRE_FIELD_END};
+static const uint8_t hsm_info_response_fields[] = {WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_U8, WIRE_FIELD_U32, WIRE_FIELD_U64, WIRE_FIELD_END};
 static const uint8_t ring_request_fields[] = {WIRE_FIELD_U32, WIRE_FIELD_END};
 static const uint8_t ring_response_fields[] = {WIRE_FIELD_U32, WIRE_FIELD_U32, WIRE_FIELD_U32, WIRE_FIELD_END};
 static const uint8_t open_sessions_request_fields[] = {WIRE_FIELD_HANDLES, WIRE_FIELD_TYPES, WIRE_FIELD_END};

@@ -239,6 +239,7 @@ struct wire_hsm_info_response {
     struct wire_bytes model;
     uint8_t limited_write;
     uint32_t live;
+    uint64_t operations;
 };
 struct wire_ring_request {
     uint32_t slots;

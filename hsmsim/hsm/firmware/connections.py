@@ -195,4 +195,5 @@ def hsm_info(state: State, _request: Request) -> HsmInfoResponse:
         model=state.settings.model.encode(),
         limited_write=int(state.replica.identity.limited_write),
         live=state.links.live(),
+        operations=counts.hot_operations,
     )
