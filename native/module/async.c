@@ -275,17 +275,17 @@ static bool ready(const struct place *place, int wait_ms)
 enum link_result pause_until(struct pause *pause, bool (*there)(struct link *link), unsigned patience)
 {
     struct place *place = &places[pause->place];
-    uint64_t wait_ms = (uint64_t)patience * module_config()->timeout_ms, give_up = ring_now_ns() + wait_ms * 1000000;
+    uint64_t give_up = ring_now_ns() + patience * UINT64_C(1000000);
     unsigned in_vain = 0;
     place->there = there;
-    set_timer(place, wait_ms);
+    set_timer(place, patience);
     bool shown = show(pause, place);
     do {
         if (shown && !pause_once(pause, place)) {
             return LINK_DEAD;
         }
         /* ASYNC_block_pause, an owner that resumes whatever is not ready, or nothing to show: no spinning */
-        if (!ready(place, !shown ? (int)wait_ms : ++in_vain > VAIN ? VAIN_MS : 0)) {
+        if (!ready(place, !shown ? (int)patience : ++in_vain > VAIN ? VAIN_MS : 0)) {
             continue;
         }
         if (!there(place->link) && (hung_up(place->link) || ring_now_ns() >= give_up)) {

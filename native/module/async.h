@@ -20,7 +20,7 @@ void async_allow_all(void);
 /* Takes one of the places of a process, of which there are 14. false: no job, no place, no session to let go of, or `async` is off: wait as usual. */
 bool pause_begin(struct pause *pause, struct session *session, struct link *link);
 /* Pauses until `there`, at least once if the owner is shown a new descriptor. LINK_LOST: the time is up or the HSM is gone.
- * LINK_DEAD: see slot.h; the pause has ended. */
+ * LINK_DEAD: see slot.h; the pause has ended. patience: ms. */
 enum link_result pause_until(struct pause *pause, bool (*there)(struct link *link), unsigned patience);
 void pause_end(struct pause *pause);
 

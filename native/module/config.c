@@ -197,7 +197,7 @@ static bool read_all(struct config *config, const struct json *root, const char 
 {
     static const struct known known[] = {{"clusters", JSON_ARRAY}, {"logging", JSON_OBJECT}, {"hsmsim", JSON_OBJECT}, {NULL, JSON_NULL}};
     static const struct known known_own[] = {{"profile", JSON_STRING}, {"timeout_ms", JSON_NUMBER}, {"transport", JSON_STRING},
-                                             {"retry_mode", JSON_STRING}, {"async", JSON_TRUE}, {NULL, JSON_NULL}};
+                                             {"retry_mode", JSON_STRING}, {"async", JSON_TRUE}, {"spread", JSON_TRUE}, {NULL, JSON_NULL}};
     static const char *const profiles[] = {"general", "cloudhsm", NULL};
     static const char *const transports[] = {"auto", "socket", NULL};
     static const char *const retries[] = {"standard", "off", NULL};
@@ -230,6 +230,7 @@ static bool read_all(struct config *config, const struct json *root, const char 
     }
     config->retry_off = retry == 1;
     config->async_off = !json_flag(own, "async", true);
+    config->spread_off = !json_flag(own, "spread", true);
     int64_t timeout = json_number(own, "timeout_ms", TIMEOUT_MS);
     if (timeout < TIMEOUT_MIN_MS || timeout > TIMEOUT_MAX_MS) {
         REFUSE("%s: \"timeout_ms\" is between %d and %d", where, TIMEOUT_MIN_MS, TIMEOUT_MAX_MS);

@@ -39,6 +39,7 @@ struct config {
     bool socket_only; /* no shared memory */
     bool retry_off; /* what a throttled HSM refuses is not tried again */
     bool async_off;   /* no asynchronous job is paused */
+    bool spread_off;  /* one HSM is asked at a time, in the order of the file */
     unsigned timeout_ms;
     enum config_log log_type;
     int log_level;

@@ -90,6 +90,7 @@ void link_close(struct link *link)
 {
     link_ring_close(link);
     link_tls_close(link);
+    link->in_len = 0;
     if (link->fd >= 0) {
         close(link->fd);
         link->fd = -1;
@@ -229,7 +230,7 @@ static enum link_result socket_exchange(struct link *link, const struct wire_hea
                                         struct wire_header *header, bool *sent)
 {
     /* of the whole exchange: an HSM that sends a byte now and then does not hold its caller */
-    int64_t deadline = now_ms() + (int64_t)patience * module_config()->timeout_ms;
+    int64_t deadline = now_ms() + patience;
     size_t have = 0;
     wire_set_header(link->out, request);
     if (!send_all(link, deadline, sent)) {
@@ -260,12 +261,12 @@ static bool by_ring(const struct link *link, const struct wire_header *request)
 }
 
 /* The header of what is in link->out: of a request that is under way its own, else a new one's. */
-static enum link_result prepare(struct link *link, uint16_t op, uint64_t session, struct wire_header *request)
+static enum link_result prepare(struct link *link, uint16_t op, uint64_t session, unsigned patience, struct wire_header *request)
 {
     if (!grow(&link->in, &link->in_cap, RING_FRAME, 0)) {
         return LINK_LOST;
     }
-    if (op_hot(op) && !link->ring.asked && link_ring_open(link) != LINK_OK) {
+    if (op_hot(op) && !link->ring.asked && link_ring_open(link, patience) != LINK_OK) {
         return LINK_LOST;
     }
     link->seq += link->ring.submitted ? 0 : 1;
@@ -277,7 +278,7 @@ static enum link_result prepare(struct link *link, uint16_t op, uint64_t session
 void link_submit(struct link *link, uint16_t op, uint64_t session)
 {
     struct wire_header request;
-    if (prepare(link, op, session, &request) == LINK_OK && by_ring(link, &request)) {
+    if (prepare(link, op, session, module_config()->timeout_ms, &request) == LINK_OK && by_ring(link, &request)) {
         link_ring_submit(link, &request);
     }
 }
@@ -286,7 +287,7 @@ enum link_result link_exchange(struct link *link, uint16_t op, uint64_t session,
                                struct wire_header *header, bool *sent)
 {
     struct wire_header request;
-    if (prepare(link, op, session, &request) != LINK_OK) {
+    if (prepare(link, op, session, patience, &request) != LINK_OK) {
         return LINK_LOST;
     }
     if (by_ring(link, &request)) {
@@ -299,4 +300,55 @@ enum link_result link_exchange(struct link *link, uint16_t op, uint64_t session,
         }
     }
     return socket_exchange(link, &request, patience, pausable, header, sent);
+}
+
+/* ---- without waiting --------------------------------------------------------------------------------------------------- */
+
+bool link_say(struct link *link, uint16_t op)
+{
+    bool sent = false;
+    const struct wire_header request = {.length = (uint32_t)(link->out_len - WIRE_HEADER_SIZE), .op = op, .seq = ++link->seq};
+    wire_set_header(link->out, &request);
+    return send_all(link, now_ms(), &sent); /* it fits the empty buffer of a new connection */
+}
+
+/* Bytes that are there; 0: none yet, -1: none any more. */
+static ssize_t receive_now(struct link *link, uint8_t *out, size_t room)
+{
+    if (link->tls != NULL) {
+        return link_tls_receive(link, out, room, 0);
+    }
+    ssize_t some = recv(link->fd, out, room, MSG_DONTWAIT);
+    bool later = some < 0 && (errno == EINTR || errno == EAGAIN);
+    return later ? 0 : some == 0 ? -1 : some;
+}
+
+enum link_result link_hear(struct link *link, uint16_t op, uint64_t seq, struct wire_header *header)
+{
+    const struct wire_header request = {.op = op, .seq = seq};
+    if (!grow(&link->in, &link->in_cap, RING_FRAME, 0)) {
+        return LINK_LOST;
+    }
+    for (;;) {
+        bool begun = link->in_len >= WIRE_HEADER_SIZE;
+        if (begun && (wire_get_header(link->in, header) != WIRE_OK || !answers(header, &request) ||
+                      header->length > link->in_cap - WIRE_HEADER_SIZE)) {
+            return LINK_LOST;
+        }
+        if (begun && link->in_len >= WIRE_HEADER_SIZE + (size_t)header->length) {
+            return LINK_OK;
+        }
+        ssize_t some = receive_now(link, link->in + link->in_len, link->in_cap - link->in_len);
+        if (some <= 0) {
+            return some == 0 ? LINK_REFUSED : LINK_LOST;
+        }
+        link->in_len += (size_t)some;
+    }
+}
+
+void link_heard(struct link *link, const struct wire_header *header)
+{
+    size_t whole = WIRE_HEADER_SIZE + (size_t)header->length;
+    link->in_len -= whole;
+    memmove(link->in, link->in + whole, link->in_len);
 }

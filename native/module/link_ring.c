@@ -91,7 +91,7 @@ static bool ask(struct link *link)
 }
 
 /* The answer is one message: what it says and what comes with it. */
-static bool hear(struct link *link, uint8_t *frame, size_t room, size_t *len, int fds[FDS])
+static bool hear(struct link *link, unsigned patience, uint8_t *frame, size_t room, size_t *len, int fds[FDS])
 {
     union {
         struct cmsghdr header;
@@ -100,7 +100,7 @@ static bool hear(struct link *link, uint8_t *frame, size_t room, size_t *len, in
     struct iovec part = {frame, room};
     struct msghdr message = {.msg_iov = &part, .msg_iovlen = 1, .msg_control = control.room, .msg_controllen = sizeof control.room};
     struct pollfd one = {.fd = link->fd, .events = POLLIN};
-    ssize_t got = poll(&one, 1, (int)module_config()->timeout_ms) == 1 ? recvmsg(link->fd, &message, MSG_CMSG_CLOEXEC) : -1;
+    ssize_t got = poll(&one, 1, (int)patience) == 1 ? recvmsg(link->fd, &message, MSG_CMSG_CLOEXEC) : -1;
     if (got < WIRE_HEADER_SIZE) {
         return false;
     }
@@ -114,7 +114,7 @@ static bool hear(struct link *link, uint8_t *frame, size_t room, size_t *len, in
     return true;
 }
 
-enum link_result link_ring_open(struct link *link)
+enum link_result link_ring_open(struct link *link, unsigned patience)
 {
     uint8_t frame[WIRE_HEADER_SIZE + 64];
     size_t len = 0;
@@ -124,7 +124,7 @@ enum link_result link_ring_open(struct link *link)
     if (module_config()->socket_only || atomic_load(&link->slot->ringless)) {
         return LINK_OK;
     }
-    if (!ask(link) || !hear(link, frame, sizeof frame, &len, fds)) {
+    if (!ask(link) || !hear(link, patience, frame, sizeof frame, &len, fds)) {
         atomic_store(&link->slot->ringless, true);
         return LINK_LOST;
     }
@@ -140,7 +140,7 @@ enum link_result link_ring_open(struct link *link)
     close_all(fds);
     if (ours && !given) {
         log_line(LEVEL_INFO, "no shared memory with %s (0x%lx); the socket takes everything",
-                 link->slot->config->servers[link->slot->server].name, (unsigned long)header.word);
+                 link->slot->config->servers[link->server].name, (unsigned long)header.word);
     }
     return ours ? LINK_OK : LINK_LOST;
 }
@@ -206,7 +206,7 @@ static bool wait_answer(struct link *link, struct ring_slot *slot, unsigned pati
 {
     struct link_ring *ring = &link->ring;
     uint32_t state = first_look(&ring->spin, slot);
-    uint64_t now = settled(state) ? 0 : ring_now_ns(), give_up = now + (uint64_t)patience * module_config()->timeout_ms * 1000000u;
+    uint64_t now = settled(state) ? 0 : ring_now_ns(), give_up = now + patience * UINT64_C(1000000);
     while (!settled(state)) {
         uint32_t seen = atomic_load_explicit(ring->woken, memory_order_acquire);
         uint64_t slice_end = now + SLICE_NS;

@@ -36,6 +36,8 @@ static void errors_release(const int *marked)
     }
 }
 
+enum { NO_WAIT = -1 };
+
 static int64_t now_ms(void)
 {
     return (int64_t)(ring_now_ns() / 1000000);
@@ -124,6 +126,11 @@ static bool wait_for(int fd, short events, int64_t deadline)
     }
 }
 
+static bool would_wait(SSL *tls)
+{
+    return (SSL_want_read(tls) && BIO_should_read(SSL_get_rbio(tls))) || (SSL_want_write(tls) && BIO_should_write(SSL_get_wbio(tls)));
+}
+
 /* What the call that has just failed waits for; false: it failed for good, or the time is over. SSL_get_error would take what
  * the application left in this thread's error queue for ours. */
 static bool wait_again(SSL *tls, int fd, int64_t deadline)
@@ -136,6 +143,13 @@ static bool wait_again(SSL *tls, int fd, int64_t deadline)
 
 /* ---- connecting ------------------------------------------------------------------------------------------------------- */
 
+static int socket_error(int fd)
+{
+    int error = 0;
+    socklen_t len = sizeof error;
+    return getsockopt(fd, SOL_SOCKET, SO_ERROR, &error, &len) == 0 ? error : errno;
+}
+
 static int connect_one(const struct addrinfo *found, int64_t deadline)
 {
     int fd = socket(found->ai_family, SOCK_STREAM | SOCK_CLOEXEC | SOCK_NONBLOCK, 0);
@@ -144,12 +158,7 @@ static int connect_one(const struct addrinfo *found, int64_t deadline)
     }
     int why = connect(fd, found->ai_addr, found->ai_addrlen) == 0 ? 0 : errno;
     if (why == EINPROGRESS) {
-        socklen_t len = sizeof why;
-        if (!wait_for(fd, POLLOUT, deadline)) {
-            why = ETIMEDOUT;
-        } else if (getsockopt(fd, SOL_SOCKET, SO_ERROR, &why, &len) != 0) {
-            why = errno;
-        }
+        why = deadline == NO_WAIT ? 0 : wait_for(fd, POLLOUT, deadline) ? socket_error(fd) : ETIMEDOUT;
     }
     if (why != 0) {
         close(fd);
@@ -159,7 +168,7 @@ static int connect_one(const struct addrinfo *found, int64_t deadline)
     return fd;
 }
 
-/* Each address of the name in turn. */
+/* Each address of the name in turn; with NO_WAIT the first that is not refused at once. */
 static int connect_to(const struct config_server *server, int64_t deadline)
 {
     const struct addrinfo hints = {.ai_flags = AI_NUMERICSERV, .ai_socktype = SOCK_STREAM};
@@ -233,6 +242,8 @@ static bool is_hsm(SSL *tls)
     return named && strncmp(name, hsm, sizeof hsm - 1) == 0;
 }
 
+#define NO_HSM "its certificate is no HSM's: the common name does not begin with HSM:"
+
 /* NULL: done; else why not. */
 static const char *shake(SSL *tls, int fd, int64_t deadline)
 {
@@ -242,7 +253,7 @@ static const char *shake(SSL *tls, int fd, int64_t deadline)
     if (result != 1) {
         return handshake_fault(tls, now_ms() >= deadline);
     }
-    return is_hsm(tls) ? NULL : "its certificate is no HSM's: the common name does not begin with HSM:";
+    return is_hsm(tls) ? NULL : NO_HSM;
 }
 
 static SSL *make_tls(SSL_CTX *context, int fd)
@@ -257,6 +268,20 @@ static SSL *make_tls(SSL_CTX *context, int fd)
     return tls;
 }
 
+static enum link_result take_over(struct link *link, const struct config_server *server, int fd, SSL *tls, const char *fault)
+{
+    if (fault != NULL) {
+        slot_complain(link->slot, "no PIN goes to %s: %s", server->name, fault);
+        SSL_free(tls);
+        close(fd);
+        return LINK_REFUSED;
+    }
+    link->fd = fd;
+    link->tls = tls;
+    link->ring.asked = true; /* memory is shared with this machine only */
+    return LINK_OK;
+}
+
 enum link_result link_tls_open(struct link *link, const struct config_server *server, unsigned timeout_ms)
 {
     ERRORS_SCOPED;
@@ -268,16 +293,47 @@ enum link_result link_tls_open(struct link *link, const struct config_server *se
     }
     SSL *tls = tcp_options(fd, timeout_ms) ? make_tls(context, fd) : NULL;
     const char *fault = tls == NULL ? "no memory for a TLS connection" : shake(tls, fd, deadline);
-    if (fault != NULL) {
-        slot_complain(link->slot, "no PIN goes to %s: %s", server->name, fault);
-        SSL_free(tls);
-        close(fd);
+    return take_over(link, server, fd, tls, fault);
+}
+
+/* The kernel connects; until it has, OpenSSL finds that it cannot write yet. */
+enum link_result link_tls_begin(struct link *link, const struct config_server *server, unsigned timeout_ms)
+{
+    ERRORS_SCOPED;
+    link_close(link);
+    SSL_CTX *context = context_of(link->slot);
+    int fd = context == NULL ? -1 : connect_to(server, NO_WAIT);
+    if (fd < 0) {
         return LINK_REFUSED;
     }
-    link->fd = fd;
-    link->tls = tls;
-    link->ring.asked = true; /* memory is shared with this machine only */
-    return LINK_OK;
+    SSL *tls = tcp_options(fd, timeout_ms) ? make_tls(context, fd) : NULL;
+    return take_over(link, server, fd, tls, tls == NULL ? "no memory for a TLS connection" : NULL);
+}
+
+enum link_result link_tls_go_on(struct link *link, const struct config_server *server)
+{
+    ERRORS_SCOPED;
+    int error = socket_error(link->fd);
+    if (error != 0) {
+        log_line(LEVEL_DEBUG, "%s: %s", server->name, strerror(error));
+        return LINK_LOST;
+    }
+    if (SSL_is_init_finished(link->tls)) {
+        return LINK_OK;
+    }
+    const char *fault = NULL;
+    if (SSL_connect(link->tls) == 1) {
+        fault = is_hsm(link->tls) ? NULL : NO_HSM;
+    } else if (would_wait(link->tls)) {
+        return LINK_REFUSED;
+    } else {
+        fault = handshake_fault(link->tls, false);
+    }
+    if (fault == NULL) {
+        return LINK_OK;
+    }
+    slot_complain(link->slot, "no PIN goes to %s: %s", server->name, fault);
+    return LINK_LOST;
 }
 
 void link_tls_close(struct link *link)

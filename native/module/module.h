@@ -14,7 +14,7 @@
 #include "pkcs11.h"
 
 enum { SLOT_LINKS = 34, SLOT_SESSIONS = WIRE_MAX_SESSIONS, FACTS_CACHED = 64, FACTS_ALLOWED = 32 };
-enum { FACTS_FIPS = 1 << 3 }; /* of KEY_FACTS: the HSM is in FIPS mode */
+enum { FACTS_TOKEN = 1 << 1, FACTS_FIPS = 1 << 3 }; /* of KEY_FACTS: a token key; the HSM is in FIPS mode */
 #define FIRST_SLOT_ID UINT64_C(0x2000000000000001)
 
 struct slot;
@@ -63,7 +63,10 @@ unsigned slot_logins_ended(struct slot *slot);      /* changes with every logout
  * leaves the answer's payload in `response` (also with an error, where the HSM sent one); call_end gives the connection
  * back and wipes what was secret. An HSM that is gone is replaced by the next one.
  *
- * Several at once: who holds a call begins another with call_begin_more, which waits for no other thread's connection:
+ * call_begin asks the slot's home, where its sessions and their objects are. call_begin_spread may ask any HSM (seats.c): for a
+ * request that needs nothing but the login and `key`, an operation's key; where that is a session object it is the home, too.
+ *
+ * Several at once: who holds a call begins another with `more`, which waits for no other thread's connection:
  * call->link is NULL where none is idle, or somebody waits for one. call_submit sends without waiting, where the ring takes
  * the request; call_run, which must follow, then waits for that answer, or asks again if it does not come. */
 struct link;
@@ -72,12 +75,14 @@ struct call {
     uint16_t op;
     uint64_t session;
     struct link *link;
+    bool spread;
+    uint64_t key, began; /* of a call that is to be measured; began: CLOCK_MONOTONIC nanoseconds, 0: it is not */
     struct session *pausable; /* whose lock the caller holds; NULL: the call is not paused */
     struct wire_writer request;
     struct wire_reader response;
 };
 CK_RV call_begin(struct call *call, struct slot *slot, uint16_t op, uint64_t session, size_t room);
-CK_RV call_begin_more(struct call *call, struct slot *slot, uint16_t op, uint64_t session, size_t room);
+CK_RV call_begin_spread(struct call *call, struct session *session, uint16_t op, const struct operation *operation, size_t room, bool more);
 void call_submit(struct call *call);
 CK_RV call_run(struct call *call);
 void call_end(struct call *call, bool secret);
@@ -90,6 +95,7 @@ void call_end(struct call *call, bool secret);
 struct key_facts {
     uint64_t object_class, key_type;
     uint32_t bits, usage, flags;
+    bool settled; /* a token key, known here for so long that every HSM has it */
     uint32_t allowed_count;
     uint64_t allowed[FACTS_ALLOWED];
 };

@@ -116,6 +116,7 @@ static CK_RV start(struct session *session, enum operation_family family, const 
     CKR_TRY(keep_parameters(operation));
     operation->key = key;
     operation->bits = facts.bits;
+    operation->settled = facts.settled;
     operation->hash = mechanism_local_hash(operation->info, &operation->mechanism);
     operation->way = way_of(operation, &facts);
     first_chain(operation);

@@ -54,6 +54,7 @@ struct operation {
     uint64_t key;
     unsigned login; /* slot_logins_ended when it began */
     uint32_t bits;
+    bool settled; /* any HSM may be asked: key_facts */
     bool cloudhsm;
     CK_MECHANISM_TYPE hash;
     EVP_MD_CTX *digest; /* kept for the session's next operation */

@@ -19,11 +19,19 @@ enum { REQUEST_FIXED = 160 };
         }                                                                                 \
     } while (0)
 
-static CK_RV begin(struct call *call, struct session *session, enum wire_op op, const struct wire_mechanism *mechanism,
-                   size_t data)
+/* Of a stream, which is where the session is. */
+static CK_RV begin(struct call *call, struct session *session, enum wire_op op, const struct operation *operation, size_t data)
+{
+    size_t room = REQUEST_FIXED + mechanism_bytes(&operation->mechanism) + data;
+    return call_begin(call, session->slot, (uint16_t)op, session->id, room);
+}
+
+/* Of an operation that is whole in one request. */
+static CK_RV begin_whole(struct call *call, struct session *session, enum wire_op op, const struct operation *operation,
+                         const struct wire_mechanism *mechanism, size_t data)
 {
     size_t room = REQUEST_FIXED + mechanism_bytes(mechanism) + data;
-    return call_begin(call, session->slot, (uint16_t)op, session->id, room);
+    return call_begin_spread(call, session, (uint16_t)op, operation, room, false);
 }
 
 static CK_RV copy_out(struct wire_bytes from, uint8_t *out, size_t *out_len)
@@ -40,7 +48,7 @@ CK_RV request_sign_begin(struct session *session, const struct operation *operat
 {
     const struct wire_sign_request request = {operation->key, operation->mechanism, digested, data};
     size_t room = REQUEST_FIXED + mechanism_bytes(&operation->mechanism) + data.len;
-    CKR_TRY((more ? call_begin_more : call_begin)(call, session->slot, WIRE_OP_SIGN, session->id, room));
+    CKR_TRY(call_begin_spread(call, session, WIRE_OP_SIGN, operation, room, more));
     CKR_REQUIRE(call->link != NULL, CKR_OK);
     CK_RV rv = CKR_WIRE(wire_put_sign_request(&call->request, &request));
     if (rv != CKR_OK) {
@@ -68,7 +76,7 @@ CK_RV request_sign(struct session *session, const struct operation *operation, b
     struct wire_sign_response response;
     struct call call;
     CK_RV rv;
-    CKR_TRY(begin(&call, session, WIRE_OP_SIGN, &operation->mechanism, data.len));
+    CKR_TRY(begin_whole(&call, session, WIRE_OP_SIGN, operation, &operation->mechanism, data.len));
     call.pausable = session;
     EXCHANGE(rv, call, sign, request, response);
     rv = rv == CKR_OK ? copy_out(response.signature, out, out_len) : rv;
@@ -83,7 +91,7 @@ CK_RV request_verify(struct session *session, const struct operation *operation,
     struct wire_verify_response response;
     struct call call;
     CK_RV rv;
-    CKR_TRY(begin(&call, session, WIRE_OP_VERIFY, &operation->mechanism, (size_t)data.len + signature.len));
+    CKR_TRY(begin_whole(&call, session, WIRE_OP_VERIFY, operation, &operation->mechanism, (size_t)data.len + signature.len));
     EXCHANGE(rv, call, verify, request, response);
     call_end(&call, false);
     return rv;
@@ -96,7 +104,7 @@ CK_RV request_sign_recover(struct session *session, const struct operation *oper
     struct wire_sign_recover_response response;
     struct call call;
     CK_RV rv;
-    CKR_TRY(begin(&call, session, WIRE_OP_SIGN_RECOVER, &operation->mechanism, data.len));
+    CKR_TRY(begin_whole(&call, session, WIRE_OP_SIGN_RECOVER, operation, &operation->mechanism, data.len));
     EXCHANGE(rv, call, sign_recover, request, response);
     rv = rv == CKR_OK ? copy_out(response.signature, out, out_len) : rv;
     call_end(&call, false);
@@ -110,7 +118,7 @@ CK_RV request_verify_recover(struct session *session, const struct operation *op
     struct wire_verify_recover_response response;
     struct call call;
     CK_RV rv;
-    CKR_TRY(begin(&call, session, WIRE_OP_VERIFY_RECOVER, &operation->mechanism, signature.len));
+    CKR_TRY(begin_whole(&call, session, WIRE_OP_VERIFY_RECOVER, operation, &operation->mechanism, signature.len));
     EXCHANGE(rv, call, verify_recover, request, response);
     rv = rv == CKR_OK ? copy_out(response.data, out, out_len) : rv;
     call_end(&call, false);
@@ -126,7 +134,7 @@ CK_RV request_encrypt(struct session *session, const struct operation *operation
     struct wire_encrypt_response response;
     struct call call;
     CK_RV rv;
-    CKR_TRY(begin(&call, session, WIRE_OP_ENCRYPT, mechanism, data.len));
+    CKR_TRY(begin_whole(&call, session, WIRE_OP_ENCRYPT, operation, mechanism, data.len));
     EXCHANGE(rv, call, encrypt, request, response);
     if (rv == CKR_OK && iv != NULL) {
         rv = response.iv.len == GCM_HSM_IV ? CKR_OK : CKR_DEVICE_ERROR;
@@ -146,7 +154,7 @@ CK_RV request_decrypt(struct session *session, const struct operation *operation
     struct wire_decrypt_response response;
     struct call call;
     CK_RV rv;
-    CKR_TRY(begin(&call, session, WIRE_OP_DECRYPT, mechanism, data.len));
+    CKR_TRY(begin_whole(&call, session, WIRE_OP_DECRYPT, operation, mechanism, data.len));
     EXCHANGE(rv, call, decrypt, request, response);
     rv = rv == CKR_OK ? copy_out(response.data, out, out_len) : rv;
     call_end(&call, true);
@@ -167,7 +175,7 @@ CK_RV request_mac_begin(struct session *session, struct operation *operation, bo
     struct wire_mac_begin_response response;
     struct call call;
     CK_RV rv;
-    CKR_TRY(begin(&call, session, WIRE_OP_MAC_BEGIN, &operation->mechanism, 0));
+    CKR_TRY(begin(&call, session, WIRE_OP_MAC_BEGIN, operation, 0));
     EXCHANGE(rv, call, mac_begin, request, response);
     if (rv == CKR_OK) {
         operation->stream = response.stream;
@@ -183,7 +191,7 @@ CK_RV request_mac_update(struct session *session, const struct operation *operat
     struct wire_mac_update_response response;
     struct call call;
     CK_RV rv;
-    CKR_TRY(begin(&call, session, WIRE_OP_MAC_UPDATE, &operation->mechanism, data.len));
+    CKR_TRY(begin(&call, session, WIRE_OP_MAC_UPDATE, operation, data.len));
     EXCHANGE(rv, call, mac_update, request, response);
     call_end(&call, false);
     return stream_rv(rv);
@@ -196,7 +204,7 @@ CK_RV request_mac_final(struct session *session, struct operation *operation, st
     struct wire_mac_final_response response;
     struct call call;
     CK_RV rv;
-    CKR_TRY(begin(&call, session, WIRE_OP_MAC_FINAL, &operation->mechanism, expected.len));
+    CKR_TRY(begin(&call, session, WIRE_OP_MAC_FINAL, operation, expected.len));
     call.pausable = out == NULL ? NULL : session; /* C_SignFinal's */
     EXCHANGE(rv, call, mac_final, request, response);
     operation->stream = 0; /* whatever the answer */
@@ -211,7 +219,7 @@ void request_mac_cancel(struct session *session, struct operation *operation)
     struct wire_mac_cancel_response response;
     struct call call;
     operation->stream = 0;
-    CK_RV rv = begin(&call, session, WIRE_OP_MAC_CANCEL, &operation->mechanism, 0);
+    CK_RV rv = begin(&call, session, WIRE_OP_MAC_CANCEL, operation, 0);
     if (rv == CKR_OK) {
         EXCHANGE(rv, call, mac_cancel, request, response); /* a stream that stays goes with the client */
         call_end(&call, false);

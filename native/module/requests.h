@@ -9,7 +9,7 @@
 
 CK_RV request_sign(struct session *session, const struct operation *operation, bool digested, struct wire_bytes data,
                    uint8_t *out, size_t *out_len);
-/* In two halves, for who keeps several under way (call_begin_more in module.h). `more`: the caller holds others; call->link is
+/* In two halves, for who keeps several under way (module.h). `more`: the caller holds others; call->link is
  * NULL, and no end is to follow, where there is no connection for this one or with an error. */
 CK_RV request_sign_begin(struct session *session, const struct operation *operation, bool digested, struct wire_bytes data, bool more,
                          struct call *call);

@@ -90,7 +90,7 @@ static uint64_t free_id(struct slot *slot)
 {
     for (unsigned i = 0; i < SLOT_SESSIONS; i++) {
         uint64_t id = ++slot->session_serial & UINT32_MAX;
-        if (id != 0 && *place_of(slot, id) == NULL) {
+        if (id != 0 && id != guest_session && *place_of(slot, id) == NULL) {
             return id;
         }
     }
@@ -135,7 +135,7 @@ static CK_RV open_session(struct slot *slot, CK_FLAGS flags, CK_SESSION_HANDLE *
         slot->session_count++;
         slot->rw_count += (flags & CKF_RW_SESSION) != 0;
     }
-    bool moved = slot->generation != generation;
+    bool moved = slot->seats[slot->server].generation != generation;
     pthread_mutex_unlock(&slot->lock);
     if (taken) {
         session_free(session);
@@ -270,6 +270,7 @@ CK_RV C_GetSessionInfo(CK_SESSION_HANDLE hSession, CK_SESSION_INFO_PTR pInfo)
 
 void slot_forget_login(struct slot *slot)
 {
+    seats_leave(slot);
     slot->logged_in = false;
     slot->logins_ended++;
     OPENSSL_cleanse(slot->credentials, sizeof *slot->credentials);
@@ -383,7 +384,7 @@ CK_RV C_Logout(CK_SESSION_HANDLE hSession)
     bool logged_in = slot->logged_in;
     if (logged_in) {
         slot_forget_login(slot); /* first: a failover from here on brings no login along */
-        slot_epoch(slot, slot->epoch + 1);
+        slot_forget_facts(slot, false);
     }
     pthread_mutex_unlock(&slot->lock);
     if (!logged_in) {

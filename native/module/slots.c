@@ -39,10 +39,11 @@ static struct slot *slot_new(const struct config_slot *config, CK_SLOT_ID id)
     slot->config = config;
     pthread_mutex_init(&slot->lock, NULL);
     pthread_cond_init(&slot->link_free, NULL);
-    for (unsigned i = 0; i < SLOT_LINKS; i++) {
-        slot->links[i] = (struct link){.slot = slot, .fd = -1, .ring.bell = -1, .next = slot->idle};
-        slot->idle = &slot->links[i];
+    for (unsigned i = 0; i < SLOT_POOL; i++) {
+        slot->links[i] = (struct link){.slot = slot, .fd = -1, .ring.bell = -1, .next = slot->spare};
+        slot->spare = &slot->links[i];
     }
+    seats_begin(slot);
     return slot;
 }
 
@@ -87,7 +88,7 @@ void slots_close(bool wipe_only)
     for (unsigned i = 0; i < slots.count; i++) {
         struct slot *slot = slots.all[i];
         bool idle = true;
-        for (unsigned j = 0; j < SLOT_LINKS; j++) {
+        for (unsigned j = 0; j < SLOT_POOL; j++) {
             idle = idle && !slot->links[j].busy;
             wipe_link(&slot->links[j], wipe_only);
         }
@@ -117,26 +118,57 @@ unsigned slot_logins_ended(struct slot *slot)
 
 /* ---- facts about keys; a slot's lock guards its cache -------------------------------------------------------------- */
 
-void slot_epoch(struct slot *slot, uint64_t epoch)
+void slot_forget_facts(struct slot *slot, bool session_keys_only)
 {
-    if (slot->epoch != epoch) {
-        slot->epoch = epoch;
-        for (unsigned i = 0; i < FACTS_CACHED; i++) {
-            slot->facts[i].handle = 0;
-        }
+    for (unsigned i = 0; i < FACTS_CACHED; i++) {
+        bool session_key = (slot->facts[i].facts.flags & FACTS_TOKEN) == 0;
+        slot->facts[i].stale = slot->facts[i].stale || session_key || !session_keys_only;
     }
+}
+
+void slot_epoch(struct slot *slot, struct seat *seat, uint64_t epoch)
+{
+    if (seat->epoch != epoch) {
+        seat->epoch = epoch;
+        slot_forget_facts(slot, false);
+    }
+}
+
+/* An HSM that is not the home may get a new key a moment after the home has acknowledged it. */
+static bool is_settled(struct cached_facts *entry)
+{
+    if (entry->young_until != 0 && ring_now_ns() >= entry->young_until) {
+        entry->young_until = 0;
+    }
+    return entry->young_until == 0 && (entry->facts.flags & FACTS_TOKEN) != 0;
+}
+
+static struct cached_facts *place_of(struct slot *slot, uint64_t handle)
+{
+    return &slot->facts[(handle ^ handle >> 4) % FACTS_CACHED];
 }
 
 static bool cached(struct slot *slot, uint64_t handle, struct key_facts *out)
 {
     pthread_mutex_lock(&slot->lock);
-    const struct cached_facts *entry = &slot->facts[(handle ^ handle >> 4) % FACTS_CACHED];
-    bool found = handle != 0 && entry->handle == handle;
+    struct cached_facts *entry = place_of(slot, handle);
+    bool found = handle != 0 && entry->handle == handle && !entry->stale;
     if (found) {
         memcpy(out, &entry->facts, offsetof(struct key_facts, allowed) + entry->facts.allowed_count * sizeof(uint64_t));
+        out->settled = is_settled(entry);
     }
     pthread_mutex_unlock(&slot->lock);
     return found;
+}
+
+static void keep(struct slot *slot, uint64_t handle, const struct key_facts *facts)
+{
+    enum { YOUNG_NS = 250000000 };
+    pthread_mutex_lock(&slot->lock);
+    struct cached_facts *entry = place_of(slot, handle);
+    uint64_t young_until = entry->handle == handle ? entry->young_until : ring_now_ns() + YOUNG_NS;
+    *entry = (struct cached_facts){.handle = handle, .young_until = young_until, .facts = *facts};
+    pthread_mutex_unlock(&slot->lock);
 }
 
 static CK_RV read_facts(struct call *call, struct key_facts *out)
@@ -166,9 +198,7 @@ CK_RV key_facts(struct session *session, CK_OBJECT_HANDLE key, struct key_facts 
     rv = rv == CKR_OK ? read_facts(&call, out) : rv;
     call_end(&call, false);
     if (rv == CKR_OK) {
-        pthread_mutex_lock(&slot->lock);
-        slot->facts[(key ^ key >> 4) % FACTS_CACHED] = (struct cached_facts){key, *out};
-        pthread_mutex_unlock(&slot->lock);
+        keep(slot, key, out);
     }
     return rv == CKR_OBJECT_HANDLE_INVALID ? CKR_KEY_HANDLE_INVALID : rv;
 }
