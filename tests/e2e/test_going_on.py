@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 import pytest
+from support.hsm import eventually
+from support.signers import Signers
+
+from hsmsim.cli.hsm import describe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,23 +26,67 @@ if TYPE_CHECKING:
 SIGN: Final = (Path(__file__).resolve().parents[1] / "support" / "signer.py").read_text(encoding="utf-8")
 
 
-@pytest.mark.parametrize("rounds", [2, pytest.param(60, marks=pytest.mark.soak)])
+HSMS: Final = 3
+PROCESSES: Final = 16
+STALL: Final = 0.25
+"""Seconds that no signature takes longer than, beside what the machine itself makes a process wait."""
+
+
+def stands(simulator: Simulator, name: str) -> list[int]:
+    """A number that `hsmsim hsm list` shows, of each HSM; 0 of one that does not run."""
+    return [int(str(describe(simulator.places, hsm_id)[name] or 0)) for hsm_id in simulator.hsm_ids]
+
+
+def all_sign(simulator: Simulator) -> bool:
+    before = stands(simulator, "operations")
+    time.sleep(0.5)
+    return all(now > was for now, was in zip(stands(simulator, "operations"), before, strict=True))
+
+
+@pytest.mark.parametrize("rounds", [2, pytest.param(20, marks=pytest.mark.soak)])
 def test_no_signature_fails_when_the_hsms_are_killed_in_turn(
     new_simulator: Callable[..., Simulator], rounds: int, tell: Callable[[str], None]
 ) -> None:
-    simulator = new_simulator()
-    with simulator.client(SIGN, "ready") as client:
+    """Two of three die, and come back; a key that was made meanwhile is then on all."""
+    simulator = new_simulator(hsms=HSMS)
+    simulator.run("key", "generate", "ec", "--curve", "P-256", "--label", "going-on")
+    longest = machine = 0.0
+    with Signers(simulator.environment, "going-on", PROCESSES) as signers:
         for round_ in range(rounds):
-            time.sleep(1)
-            simulator.kill(round_ % 2)
-            time.sleep(0.5)
-            simulator.start(round_ % 2)
-        words = client.communicate()[0].split()
-    assert client.returncode == 0
-    assert words[0] == "signed"
-    assert int(words[1]) > 500 * rounds
-    assert float(words[3]) < 2.0  # seconds; the lease is one
-    tell(f"{rounds} kills in turn, {words[1]} signatures and none failed; the longest took {words[3]} s")
+            eventually(lambda: all_sign(simulator), 60)
+            signers.tell()
+            first, second = round_ % HSMS, (round_ + 1) % HSMS
+            simulator.kill(first)
+            time.sleep(0.7)
+            patiently_made(simulator, f"going-on-{round_}")
+            simulator.kill(second)
+            time.sleep(0.7)
+            told = signers.tell()
+            assert told.longest < STALL + told.machine
+            longest, machine = max(longest, told.longest), max(machine, told.machine)
+            simulator.start(first)
+            simulator.start(second)
+        eventually(lambda: all_sign(simulator), 60)
+        eventually(lambda: stands(simulator, "keys") == [2 + rounds] * HSMS, 20)
+        signed = sum(signers.tell().signed)
+    assert signed > 500 * rounds
+    tell(
+        f"{2 * rounds} kills in turn, {signed} signatures by {PROCESSES} processes and none failed; "
+        f"the longest took {longest:.3f} s, where the machine made a process wait for up to {machine:.3f} s"
+    )
+
+
+def patiently_made(simulator: Simulator, label: str) -> None:
+    """A key, as soon as those that are left agree that two of them live."""
+    deadline = time.monotonic() + 20
+    while True:
+        try:
+            simulator.run("key", "generate", "aes", "--label", label)
+        except AssertionError:
+            assert time.monotonic() < deadline
+            time.sleep(0.2)
+        else:
+            return
 
 
 def test_no_signature_fails_while_the_last_hsm_waits_for_its_lease(new_simulator: Callable[..., Simulator]) -> None:
@@ -136,7 +184,7 @@ def test_a_client_that_dies_leaves_no_session(simulator: Simulator) -> None:
     for client in clients:
         assert client.stdout is not None
         assert client.stdout.readline() == "ready\n"
-    assert sessions() == before + 3
+    assert sessions() >= before + 3  # and one more where a client is a guest
     for client in clients:
         client.kill()
         client.wait()

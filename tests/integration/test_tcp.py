@@ -106,6 +106,33 @@ def test_the_next_hsm_when_one_is_killed(served: Cluster, tmp_path: Path) -> Non
             session.destroy(handle)
 
 
+def test_both_hsms_do_the_work(served: Cluster, tmp_path: Path) -> None:
+    """Where the second one answers after it was killed, too."""
+    with Module(both(served, tmp_path)) as module:
+        session = module.session(PIN)
+        pair = session.pair(CKM.EC_KEY_PAIR_GEN, {**P256, CKA.TOKEN: True}, {CKA.SIGN: True, CKA.TOKEN: True})
+
+        def work_at_both() -> None:
+            before = [hsm.info().operations for hsm in served.hsms]
+
+            def done() -> bool:
+                for _ in range(20):
+                    session.verify(CKM.ECDSA, pair[0], bytes(32), session.whole("Sign", CKM.ECDSA, pair[1], bytes(32)))
+                return all(hsm.info().operations > was + 20 for hsm, was in zip(served.hsms, before, strict=True))
+
+            eventually(done, 30)
+
+        work_at_both()
+        served.hsms[1].end(signal.SIGKILL)
+        try:
+            session.verify(CKM.ECDSA, pair[0], bytes(32), session.whole("Sign", CKM.ECDSA, pair[1], bytes(32)))
+        finally:
+            served.hsms[1].start()
+        work_at_both()
+        for handle in pair:
+            session.destroy(handle)
+
+
 FORK = """
 import os
 from hsmsim.hsm.cryptoki import CKA, CKM, CKR
