@@ -1,4 +1,4 @@
-/* Which HSM is asked, and which are there to be asked (ADR 14).
+/* Which HSM is asked, and which are there to be asked (ADR 17).
  *
  * A slot has a home: the HSM where its sessions, their objects and its streams are, and which answers whatever is not a whole
  * operation with a token key. Beside it, once it is logged in and has worked for a turn, it is a guest at others: a client with
