@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from hsmsim.cli import login
 from hsmsim.cli.cloudhsm import config
+from hsmsim.cli.cloudhsm.tls import require_private
 from hsmsim.config import SYSTEM_CONFIG, Places, user_config
 from hsmsim.errors import HsmsimError
-from hsmsim.fleet import customer, describe, locate, modulecfg, operations, state
+from hsmsim.fleet import customer, describe, locate, modulecfg, operations, state, tcp
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -90,11 +92,80 @@ def file_options(name: str, variable: str) -> Callable[[Command], Command]:
     return wrap
 
 
-ca_option = click.option(
-    "--hsm-ca-cert",
-    type=click.Path(path_type=Path, exists=True, dir_okay=False, resolve_path=True),
-    help="The root or chain that signed the cluster's CSR: customerCA.crt.",
-)
+@dataclass(frozen=True, slots=True)
+class Tls:
+    """How HSMs are reached by TCP, if they are, and the files that this takes."""
+
+    by_tcp: bool
+    ca: Path | None
+    certificate: Path | None
+    key: Path | None
+
+    def reached(self, places: Places, where: locate.Where, path: Path) -> tuple[locate.Where, modulecfg.Options]:
+        """Return where the HSMs are, and the files as options; the cluster's trust anchor is written beside `path`."""
+        if not self.by_tcp:
+            self.require_tcp(by_tcp=False)
+            return where, self.options(self.ca)
+        reached = tcp.reach(places, where)
+        return reached, self.options(self.ca or write_authority(places, reached, path))
+
+    def options(self, ca: Path | None) -> modulecfg.Options:
+        """Return the options of files, the others as they are by default."""
+        if bool(self.certificate) != bool(self.key):
+            raise click.UsageError("--client-cert-hsm-tls-file and --client-key-hsm-tls-file belong together.")
+        if self.key:
+            require_private(self.key)
+        return modulecfg.Options(
+            hsm_ca_file=str(ca or ""), client_cert_file=str(self.certificate or ""), client_key_file=str(self.key or "")
+        )
+
+    def require_tcp(self, *, by_tcp: bool) -> None:
+        """HsmsimError where a client certificate would never be shown."""
+        if self.certificate and not by_tcp:
+            raise HsmsimError("HSMs that are reached by their sockets ask for no client certificate. Add --tls.")
+
+
+def _file_option(name: str, help_: str) -> Callable[[Command], Command]:
+    kind = click.Path(path_type=Path, exists=True, dir_okay=False, resolve_path=True)
+    return click.option(name, type=kind, help=help_)
+
+
+def tls_options(command: Command) -> Command:
+    """Add the options of TLS; the command gets them as `tls`."""
+
+    @click.option("--tls", is_flag=True, help="Reach the HSMs by TCP with TLS 1.3; see `hsmsim up --hsm-host`.")
+    @_file_option("--hsm-ca-cert", "The root or chain that signed the cluster's CSR: customerCA.crt.")
+    @_file_option("--client-cert-hsm-tls-file", "With --tls: a client certificate and those above it, PEM.")
+    @_file_option("--client-key-hsm-tls-file", "Its key, PEM without a passphrase, which others may not read.")
+    @wraps(command)
+    def wrapped(
+        *,
+        tls: bool,
+        hsm_ca_cert: Path | None,
+        client_cert_hsm_tls_file: Path | None,
+        client_key_hsm_tls_file: Path | None,
+        **others: Any,  # noqa: ANN401
+    ) -> None:
+        command(tls=Tls(tls, hsm_ca_cert, client_cert_hsm_tls_file, client_key_hsm_tls_file), **others)
+
+    return wrapped
+
+
+def amended(path: Path, tls: Tls) -> bool:
+    """Put files of TLS into a configuration that is there, as AWS's tools do where nothing else is given."""
+    ctx = click.get_current_context()
+    given = {name for name in ctx.params if ctx.get_parameter_source(name) is ParameterSource.COMMANDLINE}
+    files = {"hsm_ca_cert", "client_cert_hsm_tls_file", "client_key_hsm_tls_file"}
+    if not path.exists() or not given & files or given - files - {"system", "output"}:
+        return False
+    content, clusters = clusters_of(path)
+    if len(clusters) != 1 or not isinstance(clusters[0], dict) or not isinstance(clusters[0].get("cluster"), dict):
+        raise HsmsimError(f"{path} has not one cluster: say which one this is of with --cluster-id.")
+    servers = clusters[0]["cluster"].get("servers", [])
+    tls.require_tcp(by_tcp=not any("socket" in server for server in servers))
+    inner = clusters[0]["cluster"] | modulecfg.files(tls.options(tls.ca))
+    write(path, content | {"clusters": [clusters[0] | {"cluster": inner}]})
+    return True
 
 
 def write(path: Path, content: dict[str, object]) -> None:
@@ -139,7 +210,7 @@ def added(path: Path, slot: dict[str, object]) -> dict[str, object]:
 @click.command("configure-cli")
 @target_options
 @file_options(config.NAME, "HSMSIM_CLOUDHSM_CLI_CONFIG")
-@ca_option
+@tls_options
 @login.partition_option
 @click.option("--log-file", type=click.Path(path_type=Path, resolve_path=True), help="The log; else standard error.")
 @click.option(
@@ -150,31 +221,23 @@ def configure(
     target: Target,
     path: Path,
     add_cluster: bool,
-    hsm_ca_cert: Path | None,
+    tls: Tls,
     partition: str,
     log_file: Path | None,
     log_level: str,
 ) -> None:
     """Write the configuration of cloudhsm-cli.
 
-    With --hsm-ca-cert alone the certificate is put into a file that is there, as AWS's configure-cli does it.
+    With nothing but --hsm-ca-cert, or the two options of a client certificate, these are put into a file that is
+    there, as AWS's configure-cli does it. With --tls and without --hsm-ca-cert, the trust anchor that the cluster was
+    initialized with is written beside it.
     """
-    if hsm_ca_cert and not target.named and not add_cluster and path.exists():
-        write(path, _certified(path, hsm_ca_cert))
+    if amended(path, tls):
         return
-    options = modulecfg.Options(
-        partition=partition, log_file=str(log_file or ""), log_level=log_level, hsm_ca_file=str(hsm_ca_cert or "")
-    )
-    where = target.where(Places.resolve())
+    places = Places.resolve()
+    where, files = tls.reached(places, target.where(places), path)
+    options = replace(files, partition=partition, log_file=str(log_file or ""), log_level=log_level)
     if add_cluster and path.exists():
         write(path, added(path, modulecfg.slot(where, options)))
     else:
         write(path, modulecfg.document(where, options))
-
-
-def _certified(path: Path, hsm_ca_cert: Path) -> dict[str, object]:
-    content, clusters = clusters_of(path)
-    if len(clusters) != 1 or not isinstance(clusters[0], dict) or not isinstance(clusters[0].get("cluster"), dict):
-        raise HsmsimError(f"{path} has not one cluster: say which one the certificate is of with --cluster-id.")
-    inner = clusters[0]["cluster"] | {"hsm_ca_file": str(hsm_ca_cert)}
-    return content | {"clusters": [clusters[0] | {"cluster": inner}]}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import click
@@ -9,7 +10,7 @@ import click
 from hsmsim.cli import configure as shared
 from hsmsim.cli import login
 from hsmsim.config import Places
-from hsmsim.fleet import modulecfg, tcp
+from hsmsim.fleet import modulecfg
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -43,8 +44,7 @@ if TYPE_CHECKING:
     show_default=True,
     help="standard: what an HSM with a timing profile refuses is asked again for a second; off: it fails at once.",
 )
-@click.option("--tls", is_flag=True, help="Reach the HSMs by TCP with TLS 1.3; see `hsmsim up --hsm-host`.")
-@shared.ca_option
+@shared.tls_options
 def configure(
     *,
     target: shared.Target,
@@ -59,8 +59,7 @@ def configure(
     timeout_ms: int,
     transport: str,
     default_retry_mode: str,
-    tls: bool,
-    hsm_ca_cert: Path | None,
+    tls: shared.Tls,
 ) -> None:
     """Write the PKCS#11 module's configuration.
 
@@ -69,13 +68,14 @@ def configure(
     variable: use --output and export it to override.
 
     With --tls and without --hsm-ca-cert, the trust anchor that the cluster was initialized with is written beside it.
+    With nothing but --hsm-ca-cert, or the two options of a client certificate, these are put into a file that is there.
     """
+    if shared.amended(path, tls):
+        return
     places = Places.resolve()
-    where = target.where(places)
-    if tls:
-        where = tcp.reach(places, where)
-        hsm_ca_cert = hsm_ca_cert or shared.write_authority(places, where, path)
-    options = modulecfg.Options(
+    where, files = tls.reached(places, target.where(places), path)
+    options = replace(
+        files,
         partition=partition,
         label=label,
         profile=profile,
@@ -85,7 +85,6 @@ def configure(
         timeout_ms=timeout_ms,
         transport=transport,
         retry_mode=default_retry_mode,
-        hsm_ca_file=str(hsm_ca_cert or ""),
     )
     if add_cluster and path.exists():
         shared.write(path, shared.added(path, modulecfg.slot(where, options)))

@@ -9,8 +9,18 @@ from __future__ import annotations
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final
 
-from hsmsim.cluster.model import IDENTITY_ID, NON_FIPS, ClusterRow, IdentityRow, ObjectRow, ShareRow, UserRow
-from hsmsim.cluster.rows import IDENTITY, MEMBER, OBJECT, PARTITION, REPLICATED, SHARE, USER, kind_of
+from hsmsim.cluster.model import (
+    IDENTITY_ID,
+    MTLS_ID,
+    NON_FIPS,
+    ClusterRow,
+    IdentityRow,
+    MtlsRow,
+    ObjectRow,
+    ShareRow,
+    UserRow,
+)
+from hsmsim.cluster.rows import IDENTITY, MEMBER, MTLS, OBJECT, PARTITION, REPLICATED, SHARE, USER, kind_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -21,6 +31,7 @@ if TYPE_CHECKING:
 _NOBODY: Final[frozenset[int]] = frozenset()
 _OLDER: Final = IdentityRow(IDENTITY_ID, NON_FIPS)
 """The identity of a cluster from before there were modes: nothing was forbidden to it."""
+_NO_MTLS: Final = MtlsRow(MTLS_ID)
 
 
 class Table:
@@ -64,6 +75,12 @@ class Memory:
     def identity(self) -> IdentityRow:
         """Mode and certificates."""
         row: IdentityRow = self.tables[IDENTITY.name].live.get(IDENTITY_ID, _OLDER)
+        return row
+
+    @property
+    def mtls(self) -> MtlsRow:
+        """Trust anchors of clients' certificates."""
+        row: MtlsRow = self.tables[MTLS.name].live.get(MTLS_ID, _NO_MTLS)
         return row
 
     @property

@@ -24,6 +24,7 @@ FIPS: Final = "FIPS"
 NON_FIPS: Final = "NON_FIPS"
 
 IDENTITY_ID: Final = 1
+MTLS_ID: Final = 1
 FIRST_PARTITION: Final = 1
 IDS_PER_VERSION: Final = 16
 
@@ -79,6 +80,27 @@ class IdentityRow:
     trust_anchor: bytes = b""
     version: int = 0
     deleted: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class MtlsRow:
+    """What the TCP ports ask of clients' certificates; one, with id MTLS_ID.
+
+    A trust anchor is PEM, its certificate first and then those above it; empty: none is registered under this
+    reference. enforced: nobody is let in without a certificate, instead of whoever shows none.
+    """
+
+    id: int
+    enforced: bool = False
+    anchor_1: bytes = b""
+    anchor_2: bytes = b""
+    version: int = 0
+    deleted: bool = False
+
+    @property
+    def anchors(self) -> dict[int, bytes]:
+        """The trust anchors by reference."""
+        return {number: anchor for number, anchor in ((1, self.anchor_1), (2, self.anchor_2)) if anchor}
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,7 +169,7 @@ class MemberRow:
     deleted: bool = False
 
 
-Row: TypeAlias = ClusterRow | IdentityRow | PartitionRow | UserRow | ObjectRow | ShareRow | MemberRow
+Row: TypeAlias = ClusterRow | IdentityRow | MtlsRow | PartitionRow | UserRow | ObjectRow | ShareRow | MemberRow
 
 
 @dataclass(frozen=True, slots=True)

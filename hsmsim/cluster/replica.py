@@ -38,7 +38,17 @@ if TYPE_CHECKING:
     from sqlalchemy.engine import Connection
 
     from hsmsim.clock import Clock
-    from hsmsim.cluster.model import IdentityRow, Keyring, MemberRow, ObjectRow, PartitionRow, Row, ShareRow, UserRow
+    from hsmsim.cluster.model import (
+        IdentityRow,
+        Keyring,
+        MemberRow,
+        MtlsRow,
+        ObjectRow,
+        PartitionRow,
+        Row,
+        ShareRow,
+        UserRow,
+    )
     from hsmsim.cluster.rows import Kind
 
 _LOG = logging.getLogger(__name__)
@@ -100,6 +110,11 @@ class Replica:
     def identity(self) -> IdentityRow:
         """The cluster's mode and certificates."""
         return self._memory.identity
+
+    @property
+    def mtls(self) -> MtlsRow:
+        """Trust anchors of clients' certificates."""
+        return self._memory.mtls
 
     @property
     def version(self) -> int:

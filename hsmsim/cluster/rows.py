@@ -17,6 +17,7 @@ from hsmsim.cluster.model import (
     IdentityRow,
     LockoutRow,
     MemberRow,
+    MtlsRow,
     ObjectRow,
     PartitionRow,
     ShareRow,
@@ -60,6 +61,7 @@ class Kind:
 
 CLUSTER: Final = Kind(ClusterRow, tables.CLUSTER, ("cluster_id",))
 IDENTITY: Final = Kind(IdentityRow, tables.IDENTITY, ("id",))
+MTLS: Final = Kind(MtlsRow, tables.MTLS, ("id",))
 PARTITION: Final = Kind(PartitionRow, tables.PARTITIONS, ("id",))
 USER: Final = Kind(UserRow, tables.USERS, ("id",))
 OBJECT: Final = Kind(ObjectRow, tables.OBJECTS, ("handle",))
@@ -69,7 +71,7 @@ LOCKOUT: Final = Kind(LockoutRow, tables.LOCKOUTS, ("hsm_id", "user_id"))
 AUDIT: Final = Kind(AuditRow, tables.AUDIT, ("hsm_id", "sequence"), purpose="audit")
 
 # In the order in which the rows of one version are applied: what others refer to comes first.
-REPLICATED: Final = (IDENTITY, PARTITION, USER, OBJECT, SHARE, MEMBER)
+REPLICATED: Final = (IDENTITY, MTLS, PARTITION, USER, OBJECT, SHARE, MEMBER)
 _OF: Final[Mapping[type[Any], Kind]] = {kind.row: kind for kind in (CLUSTER, *REPLICATED, LOCKOUT, AUDIT)}
 _FIELDS: Final[Mapping[type[Any], tuple[tuple[str, str], ...]]] = {
     row: tuple((field.name, str(field.type)) for field in fields(row)) for row in _OF

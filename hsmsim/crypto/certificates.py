@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 CHAIN_MAX: Final = 4
 CHAIN_BYTES: Final = 16 * 1024
 CERTIFICATE_CHARS: Final = 20_000
+CLIENT_ANCHOR_BYTES: Final = 6980
 _RSA_BITS: Final = (2048, 3072, 4096)
 _CURVES: Final = (ec.SECP256R1, ec.SECP384R1, ec.SECP521R1)
 _HASHES: Final = (hashes.SHA224, hashes.SHA256, hashes.SHA384, hashes.SHA512)
@@ -40,6 +41,10 @@ _END: Final = dt.datetime(9999, 12, 31, 23, 59, 59, tzinfo=dt.UTC)
 
 class ParseError(HsmsimError):
     """What was given is no certificate, or too much of it."""
+
+
+class LengthError(ParseError):
+    """A trust anchor of clients' certificates that is too long."""
 
 
 class IssuerError(HsmsimError):
@@ -159,7 +164,30 @@ def require_issued(signed: bytes, anchor: bytes) -> tuple[x509.Certificate, list
     """Return a certificate and the chain of the trust anchor that it ends in, all PEM; the errors of check()."""
     if len(signed) > CERTIFICATE_CHARS or len(anchor) > CHAIN_BYTES:
         raise ParseError(f"A certificate has at most {CERTIFICATE_CHARS} characters, a chain {CHAIN_BYTES} bytes.")
-    certificate, chain = _one(signed), _several(anchor, "The trust anchor")
+    certificate, chain = _one(signed), _authorities(anchor)
+    _require_allowed(certificate)
+    _require_issued(certificate, chain[0])
+    return certificate, chain
+
+
+def client_anchor(given: bytes) -> bytes:
+    """Return a trust anchor of clients' certificates as PEM and nothing else; the errors of check(), LengthError.
+
+    AWS's guide, "Set up mutual TLS": a self-signed certificate, or an intermediate one and those above it in order.
+    """
+    if len(given) > CLIENT_ANCHOR_BYTES:
+        raise LengthError(f"A trust anchor has at most {CLIENT_ANCHOR_BYTES} bytes; this one has {len(given)}.")
+    return b"".join(link.public_bytes(Encoding.PEM) for link in _authorities(given))
+
+
+def first(chain: bytes) -> bytes:
+    """Return the first certificate of a chain, PEM."""
+    return x509.load_pem_x509_certificate(chain).public_bytes(Encoding.PEM)
+
+
+def _authorities(anchor: bytes) -> list[x509.Certificate]:
+    """A chain whose last certificate alone is self-signed, each issued by the next."""
+    chain = _several(anchor, "The trust anchor")
     if len(chain) > CHAIN_MAX:
         raise ParseError(f"A chain has at most {CHAIN_MAX} certificates; this one has {len(chain)}.")
     for number, link in enumerate(chain):
@@ -167,10 +195,10 @@ def require_issued(signed: bytes, anchor: bytes) -> tuple[x509.Certificate, list
         if (link.issuer == link.subject) != last:
             raise IssuerError("Of the trust anchor's certificates the last one, and only that, is self-signed.")
         _require_authority(link)
-    for child, parent in zip((certificate, *chain), (*chain, chain[-1]), strict=True):
+    for child, parent in zip(chain, (*chain[1:], chain[-1]), strict=True):
         _require_allowed(child)
         _require_issued(child, parent)
-    return certificate, chain
+    return chain
 
 
 def _one(data: bytes) -> x509.Certificate:

@@ -18,7 +18,10 @@ TOKEN = "hsmsim"  # noqa: S105 - a label
 
 @dataclass(frozen=True, slots=True)
 class Options:
-    """What a person may choose. log_file empty: standard error; hsm_ca_file: the customer's CA, which TCP needs."""
+    """What a person may choose. log_file empty: standard error.
+
+    hsm_ca_file: the customer's CA, which TCP needs; client_cert_file and client_key_file: what is shown to HSMs there.
+    """
 
     partition: str = ""
     label: str = TOKEN
@@ -29,6 +32,8 @@ class Options:
     timeout_ms: int = 5000
     transport: str = TRANSPORTS[0]
     hsm_ca_file: str = ""
+    client_cert_file: str = ""
+    client_key_file: str = ""
     retry_mode: str = RETRY_MODES[0]
 
 
@@ -39,6 +44,16 @@ def _server(server: Server) -> dict[str, object]:
     return {"hostname": server.hostname, "port": PORT, "enable": True, "socket": str(server.socket)}
 
 
+def files(options: Options) -> dict[str, str]:
+    """Return the members that name files of TLS, without those that name none."""
+    named = {
+        "hsm_ca_file": options.hsm_ca_file,
+        "client_cert_hsm_tls_path": options.client_cert_file,
+        "client_key_hsm_tls_path": options.client_key_file,
+    }
+    return {member: path for member, path in named.items() if path}
+
+
 def slot(where: Where, options: Options) -> dict[str, object]:
     """Return one entry of `clusters`: one slot of the module."""
     servers = [_server(server) for server in where.servers]
@@ -47,8 +62,7 @@ def slot(where: Where, options: Options) -> dict[str, object]:
         "servers": servers,
         "options": {"disable_key_availability_check": not options.key_availability_check},
     }
-    if options.hsm_ca_file:
-        cluster["hsm_ca_file"] = options.hsm_ca_file
+    cluster |= files(options)
     return {
         "type": where.hsm_type.partition(".")[0],
         "cluster": cluster,

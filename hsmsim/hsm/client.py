@@ -82,16 +82,22 @@ def _at_port(address: str, seconds: float, uid: int | None) -> socket.socket:
 class HsmClient:
     """An open connection."""
 
-    def __init__(self, path: str | PathLike[str], *, seconds: float = SECONDS, uid: int | None = None) -> None:
+    def __init__(
+        self, path: str | PathLike[str] | socket.socket, *, seconds: float = SECONDS, uid: int | None = None
+    ) -> None:
+        """path: or a connection that is there, to whom it should be."""
         self._seq = 0
         self.hello: HelloResponse | None = None
+        if isinstance(path, socket.socket):
+            self._socket = path
+            return
         address = str(path)
         self._socket = (at_socket if address.startswith("/") else _at_port)(address, seconds, uid)
 
     @classmethod
     def connect(
         cls,
-        path: str | PathLike[str],
+        path: str | PathLike[str] | socket.socket,
         partition: str = "",
         *,
         profile: int = 0,

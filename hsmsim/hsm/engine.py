@@ -37,7 +37,8 @@ KEY_TOKEN: Final = 2
 class Request:
     """A request that Python answers. payload has its secrets zeroed; miss: a hot operation on a key not loaded.
 
-    party: who takes turns with others, a user of this machine or an address.
+    party: who takes turns with others, a user of this machine or an address; certified: the connection has shown a
+    client certificate of a trust anchor.
     """
 
     id: int
@@ -48,6 +49,7 @@ class Request:
     uid: int
     party: int
     miss: bool
+    certified: bool
     payload: bytes
 
 
@@ -58,6 +60,14 @@ class Material:
     object_class: int
     key_type: int
     data: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TlsClients:
+    """What the TCP port asks of its clients. anchors: PEM of those whose certificates are good; enforced: show one."""
+
+    anchors: bytes = b""
+    enforced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,14 +216,28 @@ class Engine:
         """Open the socket."""
         check(_lib.he_listen(self._engine, path.encode()))
 
-    def listen_tls(self, address: str, port: int, chain: bytes, key: Material) -> None:
+    def clock(self, path: str) -> None:
+        """Take simulated time, by which clients' certificates are judged, from the real one and this file."""
+        check(_lib.he_clock(self._engine, path.encode()))
+
+    def listen_tls(self, address: str, port: int, chain: bytes, key: Material, clients: TlsClients) -> None:
         """Open the TCP port with this certificate (PEM, then its issuers' but the root's); HsmsimError says why not."""
         keep: list[Any] = []
-        material, error = self._material(key, keep), _ffi.new("char[256]")
-        rv = _lib.he_listen_tls(self._engine, address.encode(), port, chain, len(chain), material, error, 256)
+        material, wanted, error = self._material(key, keep), self._clients(clients, keep), _ffi.new("char[256]")
+        rv = _lib.he_listen_tls(self._engine, address.encode(), port, chain, len(chain), material, wanted, error, 256)
         if rv != CKR.OK:
             reason = _ffi.string(error).decode(errors="replace") or ERROR_TEXT.get(rv, "")
             raise HsmsimError(f"This HSM cannot listen at {address}, port {port}: {reason}.")
+
+    def tls_clients(self, clients: TlsClients) -> None:
+        """Ask this from now on; connections that it would not let in are closed when this returns."""
+        check(_lib.he_tls_clients(self._engine, self._clients(clients, [])))
+
+    @staticmethod
+    def _clients(clients: TlsClients, keep: list[Any]) -> _Raw:
+        anchors = _ffi.from_buffer(clients.anchors)
+        keep.append(anchors)
+        return _ffi.new("he_clients *", (anchors, len(clients.anchors), int(clients.enforced)))
 
     def run(self) -> None:
         """Start the threads."""
@@ -244,7 +268,8 @@ class Engine:
         if got == 0:
             return None
         payload = bytes(_ffi.buffer(out.payload, out.len)) if out.len else b""
-        return Request(out.id, out.client, out.session, out.op, out.pid, out.uid, out.party, bool(out.miss), payload)
+        flags = bool(out.miss), bool(out.certified)
+        return Request(out.id, out.client, out.session, out.op, out.pid, out.uid, out.party, *flags, payload)
 
     def reply(self, request: int, rv: int, payload: bytes = b"") -> None:
         """Answer a request."""

@@ -81,6 +81,11 @@ class Op(IntEnum):
     LIMITED_WRITE = 0x0232
     BACKUP = 0x0233
     REMOVE_MEMBER = 0x0234
+    MTLS_REGISTER = 0x0240
+    MTLS_DEREGISTER = 0x0241
+    MTLS_ANCHORS = 0x0242
+    MTLS_ENFORCE = 0x0243
+    MTLS_LEVEL = 0x0244
     PEER_HELLO = 0x0300
     PEER_PROVE = 0x0301
     PEER_SYNC = 0x0302
@@ -802,6 +807,51 @@ class RemoveMemberRequest(Request[RemoveMemberResponse], frozen=True):
     OP = Op.REMOVE_MEMBER
 
     hsm_id: Blob
+
+
+class MtlsRegisterResponse(Response, frozen=True):
+    reference: U8
+
+
+class MtlsRegisterRequest(Request[MtlsRegisterResponse], frozen=True):
+    OP = Op.MTLS_REGISTER
+
+    trust_anchor: Blob
+
+
+class MtlsDeregisterResponse(Response, frozen=True): ...
+
+
+class MtlsDeregisterRequest(Request[MtlsDeregisterResponse], frozen=True):
+    OP = Op.MTLS_DEREGISTER
+
+    reference: U8
+
+
+class MtlsAnchorsResponse(Response, frozen=True):
+    references: Numbers
+    trust_anchors: Strings
+
+
+class MtlsAnchorsRequest(Request[MtlsAnchorsResponse], frozen=True):
+    OP = Op.MTLS_ANCHORS
+
+
+class MtlsEnforceResponse(Response, frozen=True): ...
+
+
+class MtlsEnforceRequest(Request[MtlsEnforceResponse], frozen=True):
+    OP = Op.MTLS_ENFORCE
+
+    level: U8
+
+
+class MtlsLevelResponse(Response, frozen=True):
+    level: U8
+
+
+class MtlsLevelRequest(Request[MtlsLevelResponse], frozen=True):
+    OP = Op.MTLS_LEVEL
 
 
 class PeerHelloResponse(Response, frozen=True):

@@ -174,6 +174,8 @@ def build(config: Config) -> State:
     engine.suffer(str(suffering.path))
     obstruct(partial(_obstacle, suffering))
     shared = SharedClock(Path(config.clock)) if config.clock else SystemClock()
+    if config.clock:
+        engine.clock(config.clock)
     clock = ClockAhead(shared, lambda: suffering.clock_s)
     replica = bootstrap(engine, _place(config), clock=clock)
     if replica.identity.version == 0 and replica.alarms:
@@ -208,10 +210,12 @@ def run(config: Config) -> None:
     _environment(config)
     state = build(config)
     state.engine.listen(config.socket)
-    if config.listen:
+    if config.listen and state.replica.mtls.version == 0 and state.replica.alarms:
+        _LOG.error("No TCP port: rows were changed, and whom it is to let in may have been in them. See the alarms.")
+    elif config.listen:
         port = Port(state.engine, config.listen)
         state.replica.on_change.append(port.on_change)
-        port.open(state.replica.identity)
+        port.open(state.replica.identity, state.replica.mtls)
     state.engine.run()
     dispatcher = dispatch.Dispatcher(state)
     dispatcher.start()

@@ -39,7 +39,7 @@ class Schema:
         return self.folder / "head.sql"
 
 
-CLUSTER: Final = Schema(_FOLDER / "migrations", "0002")
+CLUSTER: Final = Schema(_FOLDER / "migrations", "0003")
 GATEWAY: Final = Schema(_FOLDER / "gateway_migrations", "0008")
 
 

@@ -91,6 +91,8 @@ IDENTITY: Final = _replicated(
     _blob("certificate"),
     _blob("trust_anchor"),
 )
+# One row, with id 1, once a trust anchor was registered.
+MTLS: Final = _replicated("mtls", _key("id"), _small("enforced"), _blob("anchor_1"), _blob("anchor_2"))
 PARTITIONS: Final = _replicated("partitions", _key("id"), _text("name"))
 USERS: Final = _replicated(
     "users",

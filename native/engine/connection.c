@@ -93,6 +93,22 @@ void connections_expire(struct connections *all)
     }
 }
 
+void connections_review(struct connections *all)
+{
+    for (uint32_t i = 0; i < all->max; i++) {
+        struct connection *connection = &all->slots[i];
+        pthread_mutex_lock(&connection->lock);
+        if (connection->channel != NULL && !channel_review(connection->channel)) {
+            if (connection->waiting) { /* it may be this very change that it waits for */
+                connection->ending = true;
+            } else {
+                connection_drop(connection);
+            }
+        }
+        pthread_mutex_unlock(&connection->lock);
+    }
+}
+
 /* ---- ending and arming ------------------------------------------------------------------------------------------------ */
 
 void connection_drop(struct connection *connection)
@@ -109,7 +125,7 @@ void connection_drop(struct connection *connection)
     connection->fd = -1;
     connection->generation++;
     connection->client = NULL;
-    connection->waiting = false;
+    connection->waiting = connection->ending = false;
     if (connection->in != NULL) {
         OPENSSL_cleanse(connection->in, connection->in_cap);
     }
@@ -189,7 +205,7 @@ bool connection_flush(struct connection *connection)
         connection->out_cap = 0;
     }
     connection->out_at = connection->out_len = 0;
-    return true;
+    return !connection->ending;
 }
 
 bool connection_queue(struct connection *connection, const uint8_t *frame, size_t len)
@@ -232,13 +248,20 @@ static bool reserve(struct connection *connection, size_t cap)
     return true;
 }
 
+/* Another HSM is let in without a client certificate, and has the masking key to prove itself. */
+static bool may_ask(const struct connection *connection, uint16_t op)
+{
+    bool peers = (op & 0x0F00) == (WIRE_OP_PEER_HELLO & 0x0F00) || op == WIRE_OP_HELLO;
+    return peers || connection->channel == NULL || !channel_of_peer(connection->channel);
+}
+
 enum progress connection_look(struct connection *connection, struct wire_header *header)
 {
     size_t buffered = connection->in_len - connection->in_at;
     if (buffered < WIRE_HEADER_SIZE) {
         return NEED_MORE;
     }
-    if (wire_get_header(connection->in + connection->in_at, header) != WIRE_OK) {
+    if (wire_get_header(connection->in + connection->in_at, header) != WIRE_OK || !may_ask(connection, header->op)) {
         return BROKEN;
     }
     bool large = connection->client != NULL && header->length > WIRE_MAX_FRAME_OPEN &&
@@ -303,7 +326,7 @@ struct peer {
     struct channel *channel;
 };
 
-static bool identify(int fd, const struct tls *tls, struct peer *peer)
+static bool identify(int fd, struct tls *tls, struct peer *peer)
 {
     if (tls != NULL) {
         *peer = (struct peer){.pid = TCP_PID, .uid = TCP_UID};
@@ -349,7 +372,7 @@ static struct connection *occupy(struct connections *all, const struct peer *pee
     return connection;
 }
 
-bool connection_admit(struct connections *all, int fd, const struct tls *tls)
+bool connection_admit(struct connections *all, int fd, struct tls *tls)
 {
     struct peer peer;
     if (!identify(fd, tls, &peer)) {

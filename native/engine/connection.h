@@ -35,6 +35,7 @@ struct connection {
     uint64_t shaken_by;      /* ring_now_ns when the handshake must be over */
     struct ring *ring; /* NULL: none asked for */
     bool waiting;      /* for Python */
+    bool ending;       /* once it has its answer */
     bool drained; /* the last recv took all there was */
     uint8_t *in;
     size_t in_at, in_len, in_cap;
@@ -49,14 +50,16 @@ struct connection {
 /* false: no memory. */
 bool connections_init(struct connections *all, struct rights *rights, struct queue *queue, int epoll, uint32_t max);
 /* Takes a socket in, armed; false: no room, or nobody's. tls: of the port that it came by, NULL for the unix socket. */
-bool connection_admit(struct connections *all, int fd, const struct tls *tls);
+bool connection_admit(struct connections *all, int fd, struct tls *tls);
 /* Ends TLS handshakes that take too long: at each tick of the timer. The caller holds no connection. */
 void connections_expire(struct connections *all);
+/* After tls_clients: ends those that would not be let in any more. The caller holds no connection. */
+void connections_review(struct connections *all);
 /* Ends it; the firmware is told when its client has none left. */
 void connection_drop(struct connection *connection);
 void connection_arm(struct connection *connection);
 
-/* Sends what waits, as far as the socket takes it. false: the connection is broken. */
+/* Sends what waits, as far as the socket takes it. false: the connection is broken, or was to end with that. */
 bool connection_flush(struct connection *connection);
 /* An answer behind those that wait, until connection_flush. false: no memory. */
 bool connection_queue(struct connection *connection, const uint8_t *frame, size_t len);

@@ -108,6 +108,7 @@ static enum outcome ask_firmware(struct dispatch *shared, struct executor *execu
     held->pid = request->pid;
     held->uid = request->uid;
     held->party = request->party;
+    held->certified = request->certified;
     queue_put(shared->queue, held);
     return PARKED;
 }

@@ -32,6 +32,7 @@ struct request {
     int32_t pid;
     uint32_t uid;
     uint64_t party;
+    bool certified; /* by TCP, with a client certificate */
     struct wire_header header;
     const uint8_t *payload;
     size_t room; /* for the answer's frame */

@@ -8,6 +8,7 @@
 #include <sys/prctl.h>
 #include <sys/resource.h>
 
+#include "clock.h"
 #include "crypto.h"
 #include "faults.h"
 #include "lanes.h"
@@ -29,6 +30,7 @@ struct he_engine {
     struct throttle throttle;
     _Atomic uint64_t serve_until, epoch;
     _Atomic(const struct faults *) faults;
+    struct clock clock;
 };
 
 /* No core, no debugger of the same user, no page to swap where the limit allows. */
@@ -71,6 +73,7 @@ he_engine *he_create(const he_config *config, char *error, size_t error_len)
     engine->locked = harden();
     atomic_init(&engine->serve_until, UINT64_MAX);
     atomic_init(&engine->epoch, config->boot << 32 | 1);
+    engine->clock.faults = &engine->faults;
     engine->masking = masking_new();
     engine->rights = rights_new(config->max_keys);
     engine->queue = queue_new();
@@ -169,13 +172,24 @@ uint64_t he_listen(he_engine *engine, const char *path)
 {
     return server_listen(engine->server, path);
 }
+uint64_t he_clock(he_engine *engine, const char *path)
+{
+    return clock_follow(&engine->clock, path) ? CKR_OK : CKR_FUNCTION_FAILED;
+}
+uint64_t he_tls_clients(he_engine *engine, const he_clients *clients)
+{
+    return server_clients(engine->server, clients);
+}
 uint64_t he_listen_tls(he_engine *engine, const char *address, uint16_t port, const uint8_t *chain, size_t chain_len,
-                       const he_material *key, char *error, size_t error_len)
+                       const he_material *key, const he_clients *clients, char *error, size_t error_len)
 {
     struct tls *tls = NULL;
-    uint64_t rv = tls_new(engine->masking, key, chain, chain_len, &tls);
+    uint64_t rv = tls_new(engine->masking, key, chain, chain_len, &engine->clock, &tls);
+    if (rv == CKR_OK && (rv = tls_clients(tls, clients)) != CKR_OK) {
+        tls_free(tls);
+    }
     if (rv != CKR_OK) {
-        snprintf(error, error_len, "the certificate is not for the cluster's key, or is none that TLS can use");
+        snprintf(error, error_len, "the certificate is not for the cluster's key, or it or a trust anchor is none that TLS can use");
         return rv;
     }
     struct listener *listener = listener_open(address, port, tls, error, error_len);
@@ -225,6 +239,7 @@ int he_next(he_engine *engine, he_request *out, int timeout_ms)
         .pid = held->pid,
         .uid = held->uid,
         .party = held->party,
+        .certified = held->certified,
         .miss = held->miss,
         .payload = held->redacted,
         .len = held->len,

@@ -82,11 +82,23 @@ uint64_t he_vault_unlock(he_engine *engine, uint64_t slot, uint64_t partition, u
 
 /* Listens on a unix socket (unlinks a stale one), mode 0666; threads start with he_run. */
 uint64_t he_listen(he_engine *engine, const char *path);
+/* Simulated time is ahead by what this file says (hsmsim/clock.py), from now on: by it clients' certificates are judged. */
+uint64_t he_clock(he_engine *engine, const char *path);
+
+typedef struct {
+    const uint8_t *anchors; /* PEM: whose client certificates are good, at most two; none: no client is asked for one */
+    size_t anchors_len;
+    uint32_t enforced; /* 1: none is let in without one; 0: whoever shows one, it has to be good */
+} he_clients;
+
 /* Listens on a TCP port, too: TLS 1.3 with this certificate (PEM, then those of its issuers but the root) and its masked key.
  * Before or after he_run, once. address: numeric; no user of this machine is at the other end (he_request). On failure a
  * sentence in `error`. */
 uint64_t he_listen_tls(he_engine *engine, const char *address, uint16_t port, const uint8_t *chain, size_t chain_len,
-                       const he_material *key, char *error, size_t error_len);
+                       const he_material *key, const he_clients *clients, char *error, size_t error_len);
+/* From now on the TCP port, if there is one, asks this of its clients. When it returns, connections that would not be let in any
+ * more are closed, or closed as soon as the request that they wait for is answered. */
+uint64_t he_tls_clients(he_engine *engine, const he_clients *clients);
 uint64_t he_run(he_engine *engine);
 /* CLOCK_MONOTONIC nanoseconds until which hot operations are answered; after it CKR_DEVICE_ERROR. UINT64_MAX: ever. */
 void he_serve_until(he_engine *engine, uint64_t deadline);
@@ -107,6 +119,7 @@ typedef struct {
     int32_t pid;      /* SO_PEERCRED of the connection; by TCP 0 */
     uint32_t uid;     /* by TCP UINT32_MAX, which is nobody's */
     uint64_t party;   /* whose turn it is: the uid, or by TCP a number of the address that is no uid */
+    uint32_t certified; /* 1: by TCP, with a client certificate that is good */
     uint32_t miss;    /* 1: a hot operation whose key the engine does not hold, or any in reference mode */
     const uint8_t *payload; /* valid until the reply; secrets zeroed */
     size_t len;

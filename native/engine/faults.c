@@ -1,17 +1,14 @@
 #include "faults.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <openssl/rand.h>
 #include <stdatomic.h>
-#include <sys/mman.h>
-#include <sys/stat.h>
 #include <time.h>
-#include <unistd.h>
 
 #include "messages.h"
 #include "tables.h"
 #include "wire.h"
+#include "words.h"
 
 enum { CUT_CLIENTS = 1, CUT_PEERS = 2, PROFILE_PEER = 4, WORDS = 5, MILLION = 1000000, SLOW_MAX_US = 10 * MILLION };
 
@@ -22,22 +19,17 @@ _Static_assert(sizeof(struct faults) == WORDS * 8, "hsmsim/faults.py has the sam
 
 const struct faults *faults_map(const char *path)
 {
-    int fd = open(path, O_RDONLY | O_CLOEXEC | O_NOFOLLOW);
-    struct stat found;
-    if (fd < 0) {
-        return NULL;
-    }
-    void *mapped = MAP_FAILED;
-    if (fstat(fd, &found) == 0 && S_ISREG(found.st_mode) && found.st_size == sizeof(struct faults)) {
-        mapped = mmap(NULL, sizeof(struct faults), PROT_READ, MAP_SHARED, fd, 0);
-    }
-    close(fd);
-    return mapped == MAP_FAILED ? NULL : mapped;
+    return (const struct faults *)words_map(path, WORDS);
 }
 
 static int64_t word(const _Atomic int64_t *from)
 {
     return atomic_load_explicit(from, memory_order_relaxed);
+}
+
+int64_t faults_clock_s(const struct faults *faults)
+{
+    return faults == NULL ? 0 : word(&faults->clock_s);
 }
 
 static void wait_us(int64_t us)

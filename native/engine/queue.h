@@ -26,6 +26,7 @@ struct held {
     int32_t pid;
     uint32_t uid;
     uint64_t party;
+    bool certified;
     struct secret payload; /* unredacted */
     uint8_t *redacted;
     size_t len;

@@ -126,6 +126,14 @@ uint64_t server_listen_tls(struct server *server, struct listener *listener)
     return epoll_ctl(server->epoll, EPOLL_CTL_ADD, listener->fd, &event) == 0 ? CKR_OK : CKR_FUNCTION_FAILED;
 }
 
+uint64_t server_clients(struct server *server, const he_clients *clients)
+{
+    struct listener *listener = atomic_load(&server->tls);
+    uint64_t rv = listener == NULL ? CKR_OK : tls_clients(listener->tls, clients);
+    connections_review(&server->connections);
+    return rv;
+}
+
 /* ---- frames ------------------------------------------------------------------------------------------------------- */
 
 static bool answer_code(struct worker *worker, struct connection *connection, const struct wire_header *header, uint64_t rv)
@@ -219,6 +227,7 @@ static bool handle(struct worker *worker, struct connection *connection, const s
         .pid = connection->pid,
         .uid = connection->uid,
         .party = connection->owner,
+        .certified = connection->channel != NULL && channel_certified(connection->channel),
         .header = *header,
         .payload = payload,
         .room = WIRE_HEADER_SIZE + (size_t)WIRE_MAX_FRAME_USER,
@@ -310,7 +319,7 @@ static bool serve(struct worker *worker, uint32_t index, uint32_t generation, ui
     return false;
 }
 
-static void accept_some(struct server *server, int listener, const struct tls *tls)
+static void accept_some(struct server *server, int listener, struct tls *tls)
 {
     for (int i = 0; i < 16; i++) {
         int fd = accept4(listener, NULL, NULL, SOCK_CLOEXEC | SOCK_NONBLOCK);

@@ -30,6 +30,8 @@ struct server *server_new(const struct server_parts *parts);
 uint64_t server_listen(struct server *server, const char *path);
 /* The TCP port, also while the threads run; takes the listener over. CKR_FUNCTION_REJECTED: there is one. */
 uint64_t server_listen_tls(struct server *server, struct listener *listener);
+/* he_tls_clients */
+uint64_t server_clients(struct server *server, const he_clients *clients);
 uint64_t server_run(struct server *server);
 void server_stop(struct server *server);
 

@@ -16,7 +16,7 @@ static void check_slot(const struct config_slot *slot)
     for (unsigned i = 0; i < slot->server_count; i++) {
         TERMINATED(slot->servers[i].name);
         TERMINATED(slot->servers[i].socket);
-        FUZZ_CHECK(slot->servers[i].port == 0 ? slot->servers[i].socket[0] == '/' : slot->ca_file[0] == '/');
+        FUZZ_CHECK(slot->servers[i].port == 0 ? slot->servers[i].socket[0] == '/' : slot->ca.path[0] == '/');
     }
 }
 

@@ -277,6 +277,8 @@ def config() -> Seeds:
     tcp = {
         "cluster_id": "cluster-1",
         "hsm_ca_file": "/etc/ca",
+        "client_cert_hsm_tls_path": "/etc/client.pem",
+        "client_key_hsm_tls_path": "/etc/client.key",
         "servers": [{"hostname": "hsm-1", "port": 2223}, server],
     }
     yield "by-tcp", json.dumps(whole | {"clusters": [{"cluster": tcp}]}).encode()

@@ -2,6 +2,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <openssl/crypto.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -11,7 +12,11 @@
 #include "json.h"
 #include "log.h"
 
-enum { CA_SIZE_MAX = 65536, TIMEOUT_MS = 5000, TIMEOUT_MIN_MS = 100, TIMEOUT_MAX_MS = 600000 };
+enum { FILE_SIZE_MAX = 65536, TIMEOUT_MS = 5000, TIMEOUT_MIN_MS = 100, TIMEOUT_MAX_MS = 600000 };
+
+#define HSM_CA "hsm_ca_file"
+#define CLIENT_CERT "client_cert_hsm_tls_path"
+#define CLIENT_KEY "client_key_hsm_tls_path"
 
 #define REFUSE(...)                                \
     do {                                           \
@@ -114,7 +119,7 @@ static bool read_servers(struct config_slot *slot, const struct json *servers, c
         if (!read_server(server, one, where, error, error_len)) {
             return false;
         }
-        if (server->port != 0 && slot->ca_file[0] != '/') {
+        if (server->port != 0 && slot->ca.path[0] != '/') {
             REFUSE("%s: without \"socket\" a server is reached by TLS: \"hsm_ca_file\" is to name the customer's CA, an absolute path",
                    where);
         }
@@ -128,9 +133,10 @@ static bool read_servers(struct config_slot *slot, const struct json *servers, c
 static bool read_cluster(struct config_slot *slot, const struct json *entry, const char *where, char *error, size_t error_len)
 {
     static const struct known known[] = {{"type", JSON_STRING}, {"cluster", JSON_OBJECT}, {"hsmsim", JSON_OBJECT}, {NULL, JSON_NULL}};
-    static const struct known known_cluster[] = {{"cluster_id", JSON_STRING},      {"hsm_ca_file", JSON_STRING},
+    static const struct known known_cluster[] = {{"cluster_id", JSON_STRING},      {HSM_CA, JSON_STRING},
                                                  {"servers", JSON_ARRAY},          {"options", JSON_OBJECT},
                                                  {"client_cert_path", JSON_STRING}, {"client_key_path", JSON_STRING},
+                                                 {CLIENT_CERT, JSON_STRING},       {CLIENT_KEY, JSON_STRING},
                                                  {NULL, JSON_NULL}};
     static const struct known known_own[] = {
         {"partition", JSON_STRING}, {"vantage", JSON_STRING}, {"uid", JSON_NUMBER}, {"label", JSON_STRING}, {NULL, JSON_NULL}};
@@ -156,8 +162,13 @@ static bool read_cluster(struct config_slot *slot, const struct json *entry, con
     if (!fits) {
         REFUSE("%s: names have at most %d bytes", where, CONFIG_TEXT - 1);
     }
-    if (!copy(slot->ca_file, sizeof slot->ca_file, json_text(cluster, "hsm_ca_file", ""))) {
-        REFUSE("%s: \"hsm_ca_file\" has at most %d bytes", where, CONFIG_FILE - 1);
+    if (!copy(slot->ca.path, CONFIG_FILE, json_text(cluster, HSM_CA, "")) ||
+        !copy(slot->client_cert.path, CONFIG_FILE, json_text(cluster, CLIENT_CERT, "")) ||
+        !copy(slot->client_key.path, CONFIG_FILE, json_text(cluster, CLIENT_KEY, ""))) {
+        REFUSE("%s: names of files have at most %d bytes", where, CONFIG_FILE - 1);
+    }
+    if (slot->client_cert.path[0] != slot->client_key.path[0] || (slot->client_cert.path[0] != '\0' && slot->client_cert.path[0] != '/')) {
+        REFUSE("%s: " CLIENT_CERT " and " CLIENT_KEY " belong together, and are absolute paths", where);
     }
     return read_servers(slot, json_member(cluster, "servers"), where, error, error_len);
 }
@@ -270,33 +281,71 @@ static char *read_whole(int fd, size_t max, size_t *len)
     return text;
 }
 
-/* Read with the configuration: a worker that has given up its rights may not be able to. */
-static bool read_authority(struct config_slot *slot, char *error, size_t error_len)
+static void forget_file(struct config_file *file)
 {
-    bool wanted = false;
-    for (unsigned i = 0; i < slot->server_count; i++) {
-        wanted = wanted || slot->servers[i].port != 0;
+    if (file->text != NULL) {
+        OPENSSL_cleanse(file->text, file->len); /* it may be a key */
+        free(file->text);
     }
-    if (!wanted) {
-        return true;
+    file->text = NULL;
+}
+
+/* What can be seen from here that is wrong with it, or NULL. */
+static const char *file_fault(int fd, bool secret)
+{
+    struct stat status;
+    if (fd < 0 || fstat(fd, &status) != 0) {
+        return strerror(errno);
     }
-    int fd = open(slot->ca_file, O_RDONLY | O_CLOEXEC);
-    slot->ca = fd < 0 ? NULL : read_whole(fd, CA_SIZE_MAX, &slot->ca_len);
-    if (slot->ca == NULL || slot->ca_len > CA_SIZE_MAX) {
-        snprintf(error, error_len, "hsm_ca_file names %s, which cannot be read: %s; it is to be the customer's CA, customerCA.crt", slot->ca_file,
-                 slot->ca == NULL ? strerror(errno) : "it is too large");
+    return secret && (status.st_mode & S_IRWXO) != 0 ? "every user of this machine can: chmod 600" : NULL;
+}
+
+static bool read_named_file(struct config_file *file, const char *member, const char *meaning, bool secret, char *error, size_t error_len)
+{
+    int fd = open(file->path, O_RDONLY | O_CLOEXEC);
+    const char *fault = file_fault(fd, secret);
+    if (fault == NULL) {
+        file->text = read_whole(fd, FILE_SIZE_MAX, &file->len);
+        fault = file->text == NULL ? strerror(errno) : file->len > FILE_SIZE_MAX ? "it is too large" : NULL;
+    }
+    if (fault != NULL) {
+        snprintf(error, error_len, "%s names %s, which %s read: %s; it is to be %s", member, file->path,
+                 fd < 0 || !secret ? "cannot be" : "is not", fault, meaning);
+        forget_file(file);
     }
     if (fd >= 0) {
         close(fd);
     }
-    return slot->ca != NULL && slot->ca_len <= CA_SIZE_MAX;
+    return fault == NULL;
 }
 
-static void forget_authorities(struct config *config)
+static bool read_files(struct config_slot *slot, char *error, size_t error_len)
+{
+    bool by_tcp = false;
+    for (unsigned i = 0; i < slot->server_count; i++) {
+        by_tcp = by_tcp || slot->servers[i].port != 0;
+    }
+    const struct {
+        struct config_file *file;
+        const char *member, *meaning;
+        bool secret;
+    } all[] = {{&slot->ca, HSM_CA, "the customer's CA, customerCA.crt", false},
+               {&slot->client_cert, CLIENT_CERT, "the client's certificate and those above it, PEM", false},
+               {&slot->client_key, CLIENT_KEY, "the key of the client's certificate, PEM without a passphrase", true}};
+    for (size_t i = 0; by_tcp && i < sizeof all / sizeof *all; i++) {
+        if (all[i].file->path[0] != '\0' && !read_named_file(all[i].file, all[i].member, all[i].meaning, all[i].secret, error, error_len)) {
+            return false;
+        }
+    }
+    return true;
+}
+
+static void forget_files(struct config *config)
 {
     for (unsigned i = 0; i < config->slot_count; i++) {
-        free(config->slots[i].ca);
-        config->slots[i].ca = NULL;
+        forget_file(&config->slots[i].ca);
+        forget_file(&config->slots[i].client_cert);
+        forget_file(&config->slots[i].client_key);
     }
 }
 
@@ -307,14 +356,14 @@ static bool read_file(struct config *config, int fd, const char *path, char *err
     if (text == NULL) {
         REFUSE("%s cannot be read: %s; write it with `hsmsim configure-pkcs11`", path, strerror(errno));
     }
-    forget_authorities(config); /* of an earlier file */
+    forget_files(config); /* of an earlier file */
     bool fine = config_parse(config, text, len, path, error, error_len);
     free(text);
     for (unsigned i = 0; fine && i < config->slot_count; i++) {
-        fine = read_authority(&config->slots[i], error, error_len);
+        fine = read_files(&config->slots[i], error, error_len);
     }
     if (!fine) {
-        forget_authorities(config);
+        forget_files(config);
     }
     return fine;
 }

@@ -16,15 +16,20 @@ struct config_server {
     uint16_t port; /* 0: the socket; else TLS to this port of the host */
 };
 
+/* One that the configuration names, read with it: a worker that has given up its rights may not be able to. */
+struct config_file {
+    char path[CONFIG_FILE];
+    char *text; /* NULL: not read */
+    size_t len;
+};
+
 struct config_slot {
     char cluster[CONFIG_TEXT];
     char label[CONFIG_TEXT];
     char partition[CONFIG_TEXT];
     char vantage[CONFIG_TEXT];
     uid_t uid;      /* of the HSM processes */
-    char ca_file[CONFIG_FILE];
-    char *ca; /* what it says; NULL: not read */
-    size_t ca_len;
+    struct config_file ca, client_cert, client_key; /* of TLS */
     bool check_off; /* the key availability check */
     struct config_server servers[CONFIG_SERVERS];
     unsigned server_count;

@@ -220,6 +220,8 @@ static CK_RV establish_on(struct link *link, unsigned server)
     if (rv == CKR_TOKEN_NOT_PRESENT) {
         slot_complain(slot, "cluster %s has no partition '%s': see `hsmsim partition list`", slot->config->cluster,
                       slot->config->partition);
+    } else if (rv != CKR_OK && link_tls_refusal(link) != NULL) {
+        slot_complain(slot, "%s does not take us in: %s", where->name, link_tls_refusal(link));
     } else if (rv != CKR_OK) {
         slot_complain(slot, "%s did not take us in: %s: %s", where->name, error_name(rv), error_text(rv));
     }

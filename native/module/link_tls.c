@@ -45,23 +45,106 @@ static int64_t now_ms(void)
 
 /* ---- whom to trust ---------------------------------------------------------------------------------------------------- */
 
+static X509 *next_certificate(BIO *pem, OSSL_LIB_CTX *library)
+{
+    X509 *certificate = pem == NULL ? NULL : X509_new_ex(library, NULL);
+    if (certificate != NULL && PEM_read_bio_X509(pem, &certificate, NULL, NULL) == NULL) {
+        X509_free(certificate);
+        return NULL;
+    }
+    return certificate;
+}
+
 /* The number of certificates. */
 static int trust(SSL_CTX *context, OSSL_LIB_CTX *library, const struct config_slot *config)
 {
     X509_STORE *store = SSL_CTX_get_cert_store(context);
-    BIO *pem = BIO_new_mem_buf(config->ca, (int)config->ca_len);
+    BIO *pem = BIO_new_mem_buf(config->ca.text, (int)config->ca.len);
     int count = 0;
-    for (;;) {
-        X509 *certificate = pem == NULL ? NULL : X509_new_ex(library, NULL);
-        if (certificate == NULL || PEM_read_bio_X509(pem, &certificate, NULL, NULL) == NULL) {
-            X509_free(certificate);
-            break;
-        }
+    for (X509 *certificate; (certificate = next_certificate(pem, library)) != NULL;) {
         count += X509_STORE_add_cert(store, certificate) == 1;
         X509_free(certificate);
     }
     BIO_free(pem);
     return count;
+}
+
+/* ---- who we are, where the cluster wants to know ---------------------------------------------------------------------- */
+
+static int no_passphrase(char *out, int room, int encrypting, void *unused)
+{
+    (void)out;
+    (void)room;
+    (void)encrypting;
+    (void)unused;
+    return -1; /* there is nobody to ask */
+}
+
+static bool use_client(SSL_CTX *context, X509 *own, EVP_PKEY *key, BIO *pem, OSSL_LIB_CTX *library)
+{
+    STACK_OF(X509) *above = sk_X509_new_null();
+    bool fine = above != NULL;
+    for (X509 *certificate; fine && (certificate = next_certificate(pem, library)) != NULL;) {
+        fine = sk_X509_push(above, certificate) > 0;
+    }
+    fine = fine && SSL_CTX_use_cert_and_key(context, own, key, above, 1) == 1;
+    sk_X509_pop_free(above, X509_free);
+    return fine;
+}
+
+/* NULL: done, or there is no client certificate; else what is wrong. */
+static const char *introduce(SSL_CTX *context, OSSL_LIB_CTX *library, const struct config_slot *config)
+{
+    if (config->client_cert.text == NULL) {
+        return NULL;
+    }
+    BIO *certificates = BIO_new_mem_buf(config->client_cert.text, (int)config->client_cert.len);
+    BIO *secret = BIO_new_mem_buf(config->client_key.text, (int)config->client_key.len);
+    X509 *own = next_certificate(certificates, library);
+    EVP_PKEY *key = secret == NULL ? NULL : PEM_read_bio_PrivateKey_ex(secret, NULL, no_passphrase, NULL, library, NULL);
+    const char *fault = NULL;
+    if (own == NULL) {
+        fault = "client_cert_hsm_tls_path has no certificate in PEM";
+    } else if (key == NULL) {
+        fault = "client_key_hsm_tls_path has no key in PEM, or one with a passphrase";
+    } else if (!use_client(context, own, key, certificates, library)) {
+        fault = "client_key_hsm_tls_path is not the key of the certificate in client_cert_hsm_tls_path";
+    }
+    EVP_PKEY_free(key);
+    X509_free(own);
+    BIO_free(secret);
+    BIO_free(certificates);
+    return fault;
+}
+
+/* An HSM that does not like our certificate says so after the handshake, which is over for us by then (RFC 8446, 4.4.2.4). What
+ * the error queue says may be the application's. */
+static void hear_alert(const SSL *tls, int where, int alert)
+{
+    struct link *link = SSL_get_app_data(tls);
+    if ((where & SSL_CB_READ_ALERT) == SSL_CB_READ_ALERT) {
+        link->alert = (uint8_t)alert; /* below its level */
+    }
+}
+
+const char *link_tls_refusal(const struct link *link)
+{
+    switch (link->alert) {
+    case SSL_AD_CERTIFICATE_REQUIRED:
+        return "it lets nobody in without a client certificate: `hsmsim configure-pkcs11` has --client-cert-hsm-tls-file and "
+               "--client-key-hsm-tls-file";
+    case SSL_AD_UNKNOWN_CA:
+        return "the certificate in client_cert_hsm_tls_path comes from none of the cluster's trust anchors: see `cloudhsm-cli cluster "
+               "mtls list-trust-anchors`";
+    case SSL_AD_CERTIFICATE_EXPIRED:
+        return "the certificate in client_cert_hsm_tls_path, or one above it, has expired by the simulated clock: see `hsmsim clock`";
+    case SSL_AD_BAD_CERTIFICATE:
+    case SSL_AD_UNSUPPORTED_CERTIFICATE:
+    case SSL_AD_CERTIFICATE_UNKNOWN:
+    case SSL_AD_DECRYPT_ERROR:
+        return "the certificate in client_cert_hsm_tls_path is not good: not valid yet by the simulated clock, not for clients, or damaged";
+    default: return NULL;
+    }
 }
 
 static SSL_CTX *make_context(OSSL_LIB_CTX *library)
@@ -72,6 +155,7 @@ static SSL_CTX *make_context(OSSL_LIB_CTX *library)
         return NULL;
     }
     SSL_CTX_set_verify(context, SSL_VERIFY_PEER, NULL);
+    SSL_CTX_set_info_callback(context, hear_alert);
     SSL_CTX_set_session_cache_mode(context, SSL_SESS_CACHE_OFF);
     SSL_CTX_set_options(context, SSL_OP_CLEANSE_PLAINTEXT);
     SSL_CTX_set_mode(context, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
@@ -100,13 +184,16 @@ static SSL_CTX *context_of(struct slot *slot)
         return NULL;
     }
     slot->tls->library = OSSL_LIB_CTX_new();
-    slot->tls->context = make_context(slot->tls->library);
-    if (slot->tls->context == NULL) {
+    SSL_CTX *context = slot->tls->context = make_context(slot->tls->library);
+    const char *fault = context == NULL ? NULL : introduce(context, slot->tls->library, slot->config);
+    if (context == NULL) {
         slot_complain(slot, "OpenSSL does not start: no TLS, so no HSM is reached by TCP");
-    } else if (trust(slot->tls->context, slot->tls->library, slot->config) == 0) {
-        slot_complain(slot, "%s has no certificate in PEM: it is to be the customer's CA that signed the cluster's CSR", slot->config->ca_file);
+    } else if (trust(context, slot->tls->library, slot->config) == 0) {
+        slot_complain(slot, "%s has no certificate in PEM: it is to be the customer's CA that signed the cluster's CSR", slot->config->ca.path);
+    } else if (fault != NULL) {
+        slot_complain(slot, "no HSM is reached by TCP: %s", fault);
     } else {
-        return slot->tls->context;
+        return context;
     }
     slot_tls_free(slot);
     return NULL;
@@ -256,7 +343,7 @@ static const char *shake(SSL *tls, int fd, int64_t deadline)
     return is_hsm(tls) ? NULL : NO_HSM;
 }
 
-static SSL *make_tls(SSL_CTX *context, int fd)
+static SSL *make_tls(SSL_CTX *context, int fd, struct link *link)
 {
     BIO *bio = tcp_bio(fd);
     SSL *tls = bio == NULL ? NULL : SSL_new(context);
@@ -265,6 +352,8 @@ static SSL *make_tls(SSL_CTX *context, int fd)
         return NULL;
     }
     SSL_set_bio(tls, bio, bio);
+    SSL_set_app_data(tls, link);
+    link->alert = 0;
     return tls;
 }
 
@@ -291,7 +380,7 @@ enum link_result link_tls_open(struct link *link, const struct config_server *se
     if (fd < 0) {
         return LINK_REFUSED;
     }
-    SSL *tls = tcp_options(fd, timeout_ms) ? make_tls(context, fd) : NULL;
+    SSL *tls = tcp_options(fd, timeout_ms) ? make_tls(context, fd, link) : NULL;
     const char *fault = tls == NULL ? "no memory for a TLS connection" : shake(tls, fd, deadline);
     return take_over(link, server, fd, tls, fault);
 }
@@ -357,6 +446,8 @@ bool link_tls_send(struct link *link, int64_t deadline, bool *sent)
             *sent = true;
             at += some;
         } else if (!wait_again(link->tls, link->fd, deadline)) {
+            uint8_t none; /* the alert that came before the connection ended */
+            (void)SSL_read_ex(link->tls, &none, sizeof none, &some);
             return false;
         }
     }

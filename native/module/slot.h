@@ -36,6 +36,7 @@ struct link {
     struct slot *slot;
     int fd;
     struct ssl_st *tls; /* NULL: a unix socket */
+    uint8_t alert; /* the last one that the HSM sent; 0 (close_notify): none to speak of */
     bool busy; /* a thread's, from call_begin to call_end; under the slot's lock */
     bool guest; /* what the seat was when this link was last made ready */
     struct link_ring ring;
@@ -210,6 +211,8 @@ enum link_result link_tls_begin(struct link *link, const struct config_server *s
 enum link_result link_tls_go_on(struct link *link, const struct config_server *server);
 void link_tls_close(struct link *link);
 bool link_tls_send(struct link *link, int64_t deadline, bool *sent);
+/* Why the HSM does not take our client certificate, or wants one; NULL: it has said nothing of that. */
+const char *link_tls_refusal(const struct link *link);
 /* At least one byte; 0: none before the deadline, or none any more. */
 ssize_t link_tls_receive(struct link *link, uint8_t *out, size_t room, int64_t deadline);
 /* No link of the slot has any TLS left. */

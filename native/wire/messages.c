@@ -2055,6 +2055,169 @@ enum wire_result wire_put_remove_member_response(struct wire_writer *writer,
     return WIRE_OK;
 }
 
+enum wire_result wire_get_mtls_register_request(struct wire_reader *reader, struct wire_mtls_register_request *out)
+{
+    WIRE_TRY(wire_get_bytes(reader, &out->trust_anchor));
+    return wire_get_end(reader);
+}
+
+enum wire_result wire_put_mtls_register_request(struct wire_writer *writer,
+                                                const struct wire_mtls_register_request *in)
+{
+    size_t start = writer->len;
+    enum wire_result result = WIRE_OK;
+    (void)((result = wire_put_bytes(writer, &in->trust_anchor)) == WIRE_OK);
+    if (result != WIRE_OK) {
+        writer->len = start;
+    }
+    return result;
+}
+
+enum wire_result wire_get_mtls_register_response(struct wire_reader *reader, struct wire_mtls_register_response *out)
+{
+    WIRE_TRY(wire_get_u8(reader, &out->reference));
+    return wire_get_end(reader);
+}
+
+enum wire_result wire_put_mtls_register_response(struct wire_writer *writer,
+                                                 const struct wire_mtls_register_response *in)
+{
+    size_t start = writer->len;
+    enum wire_result result = WIRE_OK;
+    (void)((result = wire_put_u8(writer, in->reference)) == WIRE_OK);
+    if (result != WIRE_OK) {
+        writer->len = start;
+    }
+    return result;
+}
+
+enum wire_result wire_get_mtls_deregister_request(struct wire_reader *reader, struct wire_mtls_deregister_request *out)
+{
+    WIRE_TRY(wire_get_u8(reader, &out->reference));
+    return wire_get_end(reader);
+}
+
+enum wire_result wire_put_mtls_deregister_request(struct wire_writer *writer,
+                                                  const struct wire_mtls_deregister_request *in)
+{
+    size_t start = writer->len;
+    enum wire_result result = WIRE_OK;
+    (void)((result = wire_put_u8(writer, in->reference)) == WIRE_OK);
+    if (result != WIRE_OK) {
+        writer->len = start;
+    }
+    return result;
+}
+
+enum wire_result wire_get_mtls_deregister_response(struct wire_reader *reader,
+                                                   struct wire_mtls_deregister_response *out)
+{
+    out->empty = 0;
+    return wire_get_end(reader);
+}
+
+enum wire_result wire_put_mtls_deregister_response(struct wire_writer *writer,
+                                                   const struct wire_mtls_deregister_response *in)
+{
+    (void)writer;
+    (void)in;
+    return WIRE_OK;
+}
+
+enum wire_result wire_get_mtls_anchors_request(struct wire_reader *reader, struct wire_mtls_anchors_request *out)
+{
+    out->empty = 0;
+    return wire_get_end(reader);
+}
+
+enum wire_result wire_put_mtls_anchors_request(struct wire_writer *writer, const struct wire_mtls_anchors_request *in)
+{
+    (void)writer;
+    (void)in;
+    return WIRE_OK;
+}
+
+enum wire_result wire_get_mtls_anchors_response(struct wire_reader *reader, struct wire_mtls_anchors_response *out)
+{
+    WIRE_TRY(wire_get_list(reader, &out->references));
+    WIRE_TRY(wire_get_strings(reader, &out->trust_anchors));
+    return wire_get_end(reader);
+}
+
+enum wire_result wire_put_mtls_anchors_response(struct wire_writer *writer,
+                                                const struct wire_mtls_anchors_response *in)
+{
+    size_t start = writer->len;
+    enum wire_result result = WIRE_OK;
+    (void)((result = wire_put_list(writer, &in->references)) == WIRE_OK &&
+        (result = wire_put_strings(writer, &in->trust_anchors)) == WIRE_OK);
+    if (result != WIRE_OK) {
+        writer->len = start;
+    }
+    return result;
+}
+
+enum wire_result wire_get_mtls_enforce_request(struct wire_reader *reader, struct wire_mtls_enforce_request *out)
+{
+    WIRE_TRY(wire_get_u8(reader, &out->level));
+    return wire_get_end(reader);
+}
+
+enum wire_result wire_put_mtls_enforce_request(struct wire_writer *writer, const struct wire_mtls_enforce_request *in)
+{
+    size_t start = writer->len;
+    enum wire_result result = WIRE_OK;
+    (void)((result = wire_put_u8(writer, in->level)) == WIRE_OK);
+    if (result != WIRE_OK) {
+        writer->len = start;
+    }
+    return result;
+}
+
+enum wire_result wire_get_mtls_enforce_response(struct wire_reader *reader, struct wire_mtls_enforce_response *out)
+{
+    out->empty = 0;
+    return wire_get_end(reader);
+}
+
+enum wire_result wire_put_mtls_enforce_response(struct wire_writer *writer,
+                                                const struct wire_mtls_enforce_response *in)
+{
+    (void)writer;
+    (void)in;
+    return WIRE_OK;
+}
+
+enum wire_result wire_get_mtls_level_request(struct wire_reader *reader, struct wire_mtls_level_request *out)
+{
+    out->empty = 0;
+    return wire_get_end(reader);
+}
+
+enum wire_result wire_put_mtls_level_request(struct wire_writer *writer, const struct wire_mtls_level_request *in)
+{
+    (void)writer;
+    (void)in;
+    return WIRE_OK;
+}
+
+enum wire_result wire_get_mtls_level_response(struct wire_reader *reader, struct wire_mtls_level_response *out)
+{
+    WIRE_TRY(wire_get_u8(reader, &out->level));
+    return wire_get_end(reader);
+}
+
+enum wire_result wire_put_mtls_level_response(struct wire_writer *writer, const struct wire_mtls_level_response *in)
+{
+    size_t start = writer->len;
+    enum wire_result result = WIRE_OK;
+    (void)((result = wire_put_u8(writer, in->level)) == WIRE_OK);
+    if (result != WIRE_OK) {
+        writer->len = start;
+    }
+    return result;
+}
+
 enum wire_result wire_get_peer_hello_request(struct wire_reader *reader, struct wire_peer_hello_request *out)
 {
     WIRE_TRY(wire_get_bytes(reader, &out->hsm_id));
@@ -2323,6 +2486,16 @@ static const uint8_t backup_request_fields[] = {WIRE_FIELD_BYTES, WIRE_FIELD_BYT
 static const uint8_t backup_response_fields[] = {WIRE_FIELD_U64, WIRE_FIELD_U64, WIRE_FIELD_BYTES, WIRE_FIELD_END};
 static const uint8_t remove_member_request_fields[] = {WIRE_FIELD_BYTES, WIRE_FIELD_END};
 static const uint8_t remove_member_response_fields[] = {WIRE_FIELD_END};
+static const uint8_t mtls_register_request_fields[] = {WIRE_FIELD_BYTES, WIRE_FIELD_END};
+static const uint8_t mtls_register_response_fields[] = {WIRE_FIELD_U8, WIRE_FIELD_END};
+static const uint8_t mtls_deregister_request_fields[] = {WIRE_FIELD_U8, WIRE_FIELD_END};
+static const uint8_t mtls_deregister_response_fields[] = {WIRE_FIELD_END};
+static const uint8_t mtls_anchors_request_fields[] = {WIRE_FIELD_END};
+static const uint8_t mtls_anchors_response_fields[] = {WIRE_FIELD_TYPES, WIRE_FIELD_STRINGS, WIRE_FIELD_END};
+static const uint8_t mtls_enforce_request_fields[] = {WIRE_FIELD_U8, WIRE_FIELD_END};
+static const uint8_t mtls_enforce_response_fields[] = {WIRE_FIELD_END};
+static const uint8_t mtls_level_request_fields[] = {WIRE_FIELD_END};
+static const uint8_t mtls_level_response_fields[] = {WIRE_FIELD_U8, WIRE_FIELD_END};
 static const uint8_t peer_hello_request_fields[] = {WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_END};
 static const uint8_t peer_hello_response_fields[] = {WIRE_FIELD_BYTES, WIRE_FIELD_BYTES, WIRE_FIELD_END};
 static const uint8_t peer_prove_request_fields[] = {WIRE_FIELD_BYTES, WIRE_FIELD_END};
@@ -2437,6 +2610,16 @@ const struct wire_op_info wire_ops[] = {
      backup_request_fields, backup_response_fields},
     {WIRE_OP_REMOVE_MEMBER, "REMOVE_MEMBER", WIRE_PATH_FIRMWARE, WIRE_ACCESS_NONE,
      remove_member_request_fields, remove_member_response_fields},
+    {WIRE_OP_MTLS_REGISTER, "MTLS_REGISTER", WIRE_PATH_FIRMWARE, WIRE_ACCESS_USER,
+     mtls_register_request_fields, mtls_register_response_fields},
+    {WIRE_OP_MTLS_DEREGISTER, "MTLS_DEREGISTER", WIRE_PATH_FIRMWARE, WIRE_ACCESS_USER,
+     mtls_deregister_request_fields, mtls_deregister_response_fields},
+    {WIRE_OP_MTLS_ANCHORS, "MTLS_ANCHORS", WIRE_PATH_FIRMWARE, WIRE_ACCESS_OPEN,
+     mtls_anchors_request_fields, mtls_anchors_response_fields},
+    {WIRE_OP_MTLS_ENFORCE, "MTLS_ENFORCE", WIRE_PATH_FIRMWARE, WIRE_ACCESS_USER,
+     mtls_enforce_request_fields, mtls_enforce_response_fields},
+    {WIRE_OP_MTLS_LEVEL, "MTLS_LEVEL", WIRE_PATH_FIRMWARE, WIRE_ACCESS_USER,
+     mtls_level_request_fields, mtls_level_response_fields},
     {WIRE_OP_PEER_HELLO, "PEER_HELLO", WIRE_PATH_FIRMWARE, WIRE_ACCESS_OPEN,
      peer_hello_request_fields, peer_hello_response_fields},
     {WIRE_OP_PEER_PROVE, "PEER_PROVE", WIRE_PATH_FIRMWARE, WIRE_ACCESS_OPEN,

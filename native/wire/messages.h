@@ -165,6 +165,11 @@ enum wire_op {
     WIRE_OP_LIMITED_WRITE = 0x0232,
     WIRE_OP_BACKUP = 0x0233,
     WIRE_OP_REMOVE_MEMBER = 0x0234,
+    WIRE_OP_MTLS_REGISTER = 0x0240,
+    WIRE_OP_MTLS_DEREGISTER = 0x0241,
+    WIRE_OP_MTLS_ANCHORS = 0x0242,
+    WIRE_OP_MTLS_ENFORCE = 0x0243,
+    WIRE_OP_MTLS_LEVEL = 0x0244,
     WIRE_OP_PEER_HELLO = 0x0300,
     WIRE_OP_PEER_PROVE = 0x0301,
     WIRE_OP_PEER_SYNC = 0x0302,
@@ -598,6 +603,37 @@ struct wire_remove_member_request {
 struct wire_remove_member_response {
     char empty; /* C has no empty structs; not sent */
 };
+struct wire_mtls_register_request {
+    struct wire_bytes trust_anchor;
+};
+struct wire_mtls_register_response {
+    uint8_t reference;
+};
+struct wire_mtls_deregister_request {
+    uint8_t reference;
+};
+struct wire_mtls_deregister_response {
+    char empty; /* C has no empty structs; not sent */
+};
+struct wire_mtls_anchors_request {
+    char empty; /* C has no empty structs; not sent */
+};
+struct wire_mtls_anchors_response {
+    struct wire_list references;
+    struct wire_strings trust_anchors;
+};
+struct wire_mtls_enforce_request {
+    uint8_t level;
+};
+struct wire_mtls_enforce_response {
+    char empty; /* C has no empty structs; not sent */
+};
+struct wire_mtls_level_request {
+    char empty; /* C has no empty structs; not sent */
+};
+struct wire_mtls_level_response {
+    uint8_t level;
+};
 struct wire_peer_hello_request {
     struct wire_bytes hsm_id;
     struct wire_bytes nonce;
@@ -970,6 +1006,45 @@ WIRE_MUST enum wire_result wire_get_remove_member_response(struct wire_reader *r
                                                            struct wire_remove_member_response *out);
 WIRE_MUST enum wire_result wire_put_remove_member_response(struct wire_writer *writer,
                                                            const struct wire_remove_member_response *in);
+WIRE_MUST enum wire_result wire_get_mtls_register_request(struct wire_reader *reader,
+                                                          struct wire_mtls_register_request *out);
+WIRE_MUST enum wire_result wire_put_mtls_register_request(struct wire_writer *writer,
+                                                          const struct wire_mtls_register_request *in);
+WIRE_MUST enum wire_result wire_get_mtls_register_response(struct wire_reader *reader,
+                                                           struct wire_mtls_register_response *out);
+WIRE_MUST enum wire_result wire_put_mtls_register_response(struct wire_writer *writer,
+                                                           const struct wire_mtls_register_response *in);
+WIRE_MUST enum wire_result wire_get_mtls_deregister_request(struct wire_reader *reader,
+                                                            struct wire_mtls_deregister_request *out);
+WIRE_MUST enum wire_result wire_put_mtls_deregister_request(struct wire_writer *writer,
+                                                            const struct wire_mtls_deregister_request *in);
+WIRE_MUST enum wire_result wire_get_mtls_deregister_response(struct wire_reader *reader,
+                                                             struct wire_mtls_deregister_response *out);
+WIRE_MUST enum wire_result wire_put_mtls_deregister_response(struct wire_writer *writer,
+                                                             const struct wire_mtls_deregister_response *in);
+WIRE_MUST enum wire_result wire_get_mtls_anchors_request(struct wire_reader *reader,
+                                                         struct wire_mtls_anchors_request *out);
+WIRE_MUST enum wire_result wire_put_mtls_anchors_request(struct wire_writer *writer,
+                                                         const struct wire_mtls_anchors_request *in);
+WIRE_MUST enum wire_result wire_get_mtls_anchors_response(struct wire_reader *reader,
+                                                          struct wire_mtls_anchors_response *out);
+WIRE_MUST enum wire_result wire_put_mtls_anchors_response(struct wire_writer *writer,
+                                                          const struct wire_mtls_anchors_response *in);
+WIRE_MUST enum wire_result wire_get_mtls_enforce_request(struct wire_reader *reader,
+                                                         struct wire_mtls_enforce_request *out);
+WIRE_MUST enum wire_result wire_put_mtls_enforce_request(struct wire_writer *writer,
+                                                         const struct wire_mtls_enforce_request *in);
+WIRE_MUST enum wire_result wire_get_mtls_enforce_response(struct wire_reader *reader,
+                                                          struct wire_mtls_enforce_response *out);
+WIRE_MUST enum wire_result wire_put_mtls_enforce_response(struct wire_writer *writer,
+                                                          const struct wire_mtls_enforce_response *in);
+WIRE_MUST enum wire_result wire_get_mtls_level_request(struct wire_reader *reader, struct wire_mtls_level_request *out);
+WIRE_MUST enum wire_result wire_put_mtls_level_request(struct wire_writer *writer,
+                                                       const struct wire_mtls_level_request *in);
+WIRE_MUST enum wire_result wire_get_mtls_level_response(struct wire_reader *reader,
+                                                        struct wire_mtls_level_response *out);
+WIRE_MUST enum wire_result wire_put_mtls_level_response(struct wire_writer *writer,
+                                                        const struct wire_mtls_level_response *in);
 WIRE_MUST enum wire_result wire_get_peer_hello_request(struct wire_reader *reader, struct wire_peer_hello_request *out);
 WIRE_MUST enum wire_result wire_put_peer_hello_request(struct wire_writer *writer,
                                                        const struct wire_peer_hello_request *in);
@@ -1054,6 +1129,11 @@ WIRE_MUST enum wire_result wire_put_join_response(struct wire_writer *writer, co
     X(LIMITED_WRITE, limited_write) \
     X(BACKUP, backup) \
     X(REMOVE_MEMBER, remove_member) \
+    X(MTLS_REGISTER, mtls_register) \
+    X(MTLS_DEREGISTER, mtls_deregister) \
+    X(MTLS_ANCHORS, mtls_anchors) \
+    X(MTLS_ENFORCE, mtls_enforce) \
+    X(MTLS_LEVEL, mtls_level) \
     X(PEER_HELLO, peer_hello) \
     X(PEER_PROVE, peer_prove) \
     X(PEER_SYNC, peer_sync) \

@@ -32,7 +32,7 @@ from hsmsim.hsm import messages as m
 from hsmsim.hsm.client import HsmClient
 from hsmsim.hsm.cryptoki import CKM, CKR
 from hsmsim.storage.database import Database
-from hsmsim.storage.migrate import GATEWAY, upgrade
+from hsmsim.storage.migrate import CLUSTER, GATEWAY, upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -116,7 +116,7 @@ def test_a_cluster_of_revision_0001_goes_on_with_its_users_and_keys(places: Plac
         client.verify(public, DIGEST, client.sign(private, DIGEST))
     database = places.cluster_folder(ready.cluster_id) / "cluster.db"
     with sqlite3.connect(database) as connection:
-        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == ("0002",)
+        assert connection.execute("SELECT version_num FROM alembic_version").fetchone() == (CLUSTER.head,)
 
 
 # ---- with a gateway --------------------------------------------------------------------------------------------------

@@ -64,6 +64,7 @@ static void listen_tls(void)
     static const uint8_t p256[] = {0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07};
     uint8_t masked[512], spki[256], pem[4096];
     size_t masked_len = sizeof masked, spki_len = sizeof spki;
+    const he_clients anyone = {0};
     char error[256] = "";
     CHECK(he_generate(engine, CKK_EC, p256, sizeof p256, masked, &masked_len) == CKR_OK);
     const he_material key = {CKO_PRIVATE_KEY, CKK_EC, masked, masked_len};
@@ -75,12 +76,12 @@ static void listen_tls(void)
     size_t pem_len = pem_of(root, pem, sizeof pem);
     free_port();
     /* another key's certificate, no certificate, no address */
-    CHECK(he_listen_tls(engine, "127.0.0.1", port, pem, pem_len, &key, error, sizeof error) == CKR_ARGUMENTS_BAD && error[0] != '\0');
-    CHECK(he_listen_tls(engine, "127.0.0.1", port, (const uint8_t *)"none", 4, &key, error, sizeof error) == CKR_ARGUMENTS_BAD);
+    CHECK(he_listen_tls(engine, "127.0.0.1", port, pem, pem_len, &key, &anyone, error, sizeof error) == CKR_ARGUMENTS_BAD && error[0] != '\0');
+    CHECK(he_listen_tls(engine, "127.0.0.1", port, (const uint8_t *)"none", 4, &key, &anyone, error, sizeof error) == CKR_ARGUMENTS_BAD);
     pem_len = pem_of(own, pem, sizeof pem);
-    CHECK(he_listen_tls(engine, "localhost", port, pem, pem_len, &key, error, sizeof error) == CKR_FUNCTION_FAILED);
-    CHECK(he_listen_tls(engine, "127.0.0.1", port, pem, pem_len, &key, error, sizeof error) == CKR_OK);
-    CHECK(he_listen_tls(engine, "127.0.0.1", port, pem, pem_len, &key, error, sizeof error) != CKR_OK); /* once */
+    CHECK(he_listen_tls(engine, "localhost", port, pem, pem_len, &key, &anyone, error, sizeof error) == CKR_FUNCTION_FAILED);
+    CHECK(he_listen_tls(engine, "127.0.0.1", port, pem, pem_len, &key, &anyone, error, sizeof error) == CKR_OK);
+    CHECK(he_listen_tls(engine, "127.0.0.1", port, pem, pem_len, &key, &anyone, error, sizeof error) != CKR_OK); /* once */
     make_client(root);
     X509_free(root);
     X509_free(own);

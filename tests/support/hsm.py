@@ -344,6 +344,7 @@ class Cluster:
     program: tuple[str, ...] = PROGRAM
     database: str = ""
     tcp: bool = False
+    clock: str = ""
     hsms: list[Hsm] = field(default_factory=list)
 
     @property
@@ -370,6 +371,7 @@ class Cluster:
             "workers": 0,
             "mode": self.mode,
             "images": str(self.home / "images"),
+            "clock": self.clock,
         }
         if self.tcp:
             config["listen"] = f"127.0.0.1:{free_port()}"
@@ -403,10 +405,14 @@ def cluster(
     program: tuple[str, ...] = PROGRAM,
     database: str = "",
     tcp: bool = False,
+    clock: str = "",
 ) -> Iterator[Cluster]:
-    """An active cluster, gone at the end. database: a URL, empty for a file of its own; tcp: with ports."""
+    """An active cluster, gone at the end. database: a URL, empty for a file of its own; tcp: with ports.
+
+    clock: a file of clock.set_offset.
+    """
     home = Path(tempfile.mkdtemp(prefix="hsmsim-firmware-"))
-    made = Cluster(home, engine, check, mode, program=program, database=database, tcp=tcp)
+    made = Cluster(home, engine, check, mode, program=program, database=database, tcp=tcp, clock=clock)
     (home / "images").mkdir(mode=0o700)
     try:
         for _ in range(hsms):

@@ -14,6 +14,7 @@ from hsmsim.cluster.model import (
     ClusterRow,
     IdentityRow,
     MemberRow,
+    MtlsRow,
     ObjectRow,
     PartitionRow,
     ShareRow,
@@ -47,6 +48,7 @@ class HmacKeyring:
 def first_rows() -> list[Row]:
     return [
         IdentityRow(1, "FIPS", certificate=b"certificate", trust_anchor=b"root"),
+        MtlsRow(1, anchor_2=b"anchor"),
         PartitionRow(1, ""),
         UserRow(ADMIN, 1, "admin", 1, b"", b"", 0),
         UserRow(ALICE, 1, "Alice", 2, b"salt", b"hash", 1),

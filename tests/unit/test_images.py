@@ -167,6 +167,7 @@ def test_a_restored_cluster_has_the_rows_under_its_own_name(tmp_path: Path) -> N
     assert set(replica.objects) == {20, 32, 48, 64}
     assert set(replica.members) == {HSM_A}
     assert replica.identity.certificate == b"certificate"
+    assert replica.mtls.anchors == {2: b"anchor"}
 
 
 def test_a_restored_cluster_never_gives_a_handle_again_that_it_gave_after_the_backup(tmp_path: Path) -> None:

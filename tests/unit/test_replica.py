@@ -167,7 +167,7 @@ def test_another_incarnation_is_read_whole(url: str) -> None:
     changes: list[Change] = []
     replica.on_change.append(changes.append)
     run_sql(url, "DELETE FROM cluster")
-    for table in ("identity", "objects", "users", "shares", "partitions", "members"):
+    for table in ("identity", "mtls", "objects", "users", "shares", "partitions", "members"):
         run_sql(url, f"DELETE FROM {table}")
     restored: list[Row] = [
         UserRow(ADMIN, 1, "admin", 1, b"", b"", 0),
@@ -180,7 +180,7 @@ def test_another_incarnation_is_read_whole(url: str) -> None:
     assert not replica.objects
     assert replica.alarms == 0
     gone = {type(row).__name__ for change in changes for row in change.rows if row.deleted}
-    assert gone == {"IdentityRow", "PartitionRow", "UserRow", "ObjectRow", "ShareRow"}
+    assert gone == {"IdentityRow", "MtlsRow", "PartitionRow", "UserRow", "ObjectRow", "ShareRow"}
     replica.write(lambda version: [new_object(version)])
     assert open_replica(url).owned(ALICE) == {32}
 

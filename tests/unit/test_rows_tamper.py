@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 VICTIM = {
     "identity": "id = 1",
+    "mtls": "id = 1",
     "partitions": "id = 1",
     "users": "id = 18",
     "objects": "handle = 20",
@@ -57,9 +58,15 @@ def change(path: Path, table: str, column: str, wrong: object) -> bool:
 
 @pytest.mark.parametrize(("table", "column"), COLUMNS)
 def test_a_changed_column_is_refused_at_a_start(url: str, tmp_path: Path, table: str, column: str) -> None:
-    victim = {"identity": 1, "partitions": 1, "users": ALICE, "objects": 20, "shares": (20, BOB), "members": HSM_A}[
-        table
-    ]
+    victim = {
+        "identity": 1,
+        "mtls": 1,
+        "partitions": 1,
+        "users": ALICE,
+        "objects": 20,
+        "shares": (20, BOB),
+        "members": HSM_A,
+    }[table]
     expected = served(open_replica(url))
     del expected[table][victim]
     path = tmp_path / "changed.db"

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from hsmsim.cli.cloudhsm import coverage, hardware, session
-from hsmsim.cli.cloudhsm.tree import Command, Group
+from hsmsim.cli.cloudhsm.mtls import mtls
+from hsmsim.cli.cloudhsm.tree import Command, Group, cluster_option
 from hsmsim.errors import CkrError, HsmsimError
 from hsmsim.fleet import users
 from hsmsim.fleet.access import Role, explain
@@ -22,9 +23,6 @@ _TYPED_HELP = (
     "{}, in plain text: other users of this machine can read it while the command runs, and shells remember it. "
     "Asked for at the terminal if not given."
 )
-cluster_option = click.option(
-    "--cluster-id", default="", help="Cluster of the configuration, where it has several; else interactive mode's."
-)
 username_option = click.option("--username", required=True, help="Name of the user; upper and lower case are the same.")
 role_option = click.option(
     "--role",
@@ -38,9 +36,12 @@ new_password_option = click.option("--password", help=_TYPED_HELP.format("New pa
 # ---- cluster ---------------------------------------------------------------------------------------------------------
 
 
-@click.group(cls=Group, not_built=("mtls",))
+@click.group(cls=Group)
 def cluster() -> None:
     """The cluster and its HSMs."""
+
+
+cluster.add_command(mtls)
 
 
 @cluster.command("hsm-info", cls=Command)

@@ -28,9 +28,9 @@ class _Known(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
 
 class Server(_Known, frozen=True):
-    """One HSM."""
+    """One HSM: on this machine with a socket, else reached by TCP with TLS."""
 
-    socket: str
+    socket: str = ""
     hostname: str = ""
     port: int = 2223
     enable: bool = True
@@ -38,11 +38,11 @@ class Server(_Known, frozen=True):
     @property
     def name(self) -> str:
         """What a person knows it as."""
-        return self.hostname or self.socket
+        return self.hostname if self.socket and self.hostname else self.socket or f"{self.hostname}:{self.port}"
 
 
 class Inner(_Known, frozen=True):
-    """The member `cluster`. Paths of client certificates are for TLS, which a unix socket has not."""
+    """The member `cluster`. client_cert_path is of AWS's TLS to the machine around an HSM, which is not there."""
 
     servers: tuple[Server, ...]
     cluster_id: str = ""
@@ -50,6 +50,8 @@ class Inner(_Known, frozen=True):
     options: dict[str, bool] = {}
     client_cert_path: str = ""
     client_key_path: str = ""
+    client_cert_hsm_tls_path: str = ""
+    client_key_hsm_tls_path: str = ""
 
 
 class Own(_Known, frozen=True):
@@ -135,4 +137,15 @@ def load(environ: Mapping[str, str]) -> Config:
         raise HsmsimError(f"{path}: {error}. Write it anew: hsmsim configure-cli") from error
     if not config.clusters or not all(one.servers for one in config.clusters):
         raise HsmsimError(f"{path} names no HSM of a cluster. Write it anew: hsmsim configure-cli")
+    for one in config.clusters:
+        _require_tls(path, one)
     return config
+
+
+def _require_tls(path: Path, one: Cluster) -> None:
+    """By TCP an HSM is known by its certificate alone."""
+    inner = one.cluster
+    if any(not server.socket and not (server.hostname and inner.hsm_ca_file) for server in one.servers):
+        raise HsmsimError(f"{path}: an HSM without `socket` needs `hostname`, and the cluster `hsm_ca_file`.")
+    if bool(inner.client_cert_hsm_tls_path) != bool(inner.client_key_hsm_tls_path):
+        raise HsmsimError(f"{path}: client_cert_hsm_tls_path and client_key_hsm_tls_path belong together.")

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from hsmsim.fleet.mtls import reference_text
+
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from hsmsim.fleet.users import User
 
@@ -20,6 +22,22 @@ def users(answers: Sequence[Sequence[User] | None]) -> list[dict[str, object]]:
     by_hsm = [{user.name: user for user in answer} for answer in answers if answer is not None]
     names = dict.fromkeys(name for one in by_hsm for name in one)
     return [_user(name, [one[name] for one in by_hsm if name in one], len(answers)) for name in names]
+
+
+def anchors(answers: Sequence[Mapping[int, str] | None]) -> list[dict[str, object]]:
+    """Return `data.trust_anchors` of `cluster mtls list-trust-anchors`; answers as above, PEM by reference."""
+    found = [answer for answer in answers if answer is not None]
+    known = sorted({pair for answer in found for pair in answer.items()})
+    return [
+        {
+            "certificate-reference": reference_text(reference),
+            "certificate": anchor,
+            "cluster-coverage": "full"
+            if len(found) == len(answers) and all(answer.get(reference) == anchor for answer in found)
+            else INCONSISTENT,
+        }
+        for reference, anchor in known
+    ]
 
 
 def _user(name: str, found: Sequence[User], hsms: int) -> dict[str, object]:

@@ -15,7 +15,7 @@ import click
 from hsmsim import __version__
 from hsmsim.cli.cloudhsm import commands
 from hsmsim.cli.cloudhsm.session import Session, show
-from hsmsim.cli.cloudhsm.tree import Command, Group
+from hsmsim.cli.cloudhsm.tree import Command, Group, cluster_option
 from hsmsim.errors import HsmsimError
 
 PROMPT: Final = "aws-cloudhsm > "
@@ -39,7 +39,7 @@ def tool() -> None:
 
 
 @tool.command("interactive", cls=Command)
-@commands.cluster_option
+@cluster_option
 @click.pass_obj
 def interactive(held: Session, cluster_id: str) -> None:
     """Ask for commands until `quit`. A login lasts until `logout` or the end."""

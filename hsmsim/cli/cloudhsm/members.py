@@ -8,10 +8,12 @@ that comes back is used again and one that is gone is not.
 from __future__ import annotations
 
 import logging
+import ssl
 from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
+from hsmsim.cli.cloudhsm import tls
 from hsmsim.crypto import certificates
 from hsmsim.errors import CkrError, HsmsimError
 from hsmsim.fleet.access import SESSION
@@ -95,9 +97,9 @@ class Members:
 
     def _open(self, server: Server) -> None:
         try:
-            client = HsmClient.connect(
-                server.socket, self._cluster.hsmsim.partition, seconds=SECONDS, uid=self._cluster.uid
-            )
+            client = self._connection(server)
+        except ssl.SSLError as error:
+            raise tls.refused(server, error) from error
         except OSError as error:
             _LOG.warning("%s does not answer: %s", server.name, error)
             return
@@ -111,6 +113,17 @@ class Members:
             raise
         self._clients[server] = client
 
+    def _connection(self, server: Server) -> HsmClient:
+        partition = self._cluster.hsmsim.partition
+        if server.socket:
+            return HsmClient.connect(server.socket, partition, seconds=SECONDS, uid=self._cluster.uid)
+        shaken = tls.connect(server, self._cluster.cluster, SECONDS)
+        try:
+            return HsmClient.connect(shaken, partition)
+        except BaseException:
+            shaken.close()
+            raise
+
     def _check(self, server: Server, client: HsmClient) -> None:
         """Whether this is an HSM of the configured cluster, and one whose certificate the customer's root issued."""
         info = client.call(HsmInfoRequest())
@@ -118,7 +131,7 @@ class Members:
         found, wanted = info.cluster_id.decode(), cluster.cluster_id
         if wanted and found != wanted:
             raise HsmsimError(f"{server.name} is an HSM of {found}; the configuration says {wanted}.")
-        if cluster.hsm_ca_file:
+        if cluster.hsm_ca_file and server.socket:
             require_certified(server.name, client.call(CertificatesRequest()).cluster, Path(cluster.hsm_ca_file))
 
     def _enter(self, server: Server, client: HsmClient) -> None:

@@ -8,6 +8,10 @@ import click
 
 from hsmsim.errors import HsmsimError
 
+cluster_option = click.option(
+    "--cluster-id", default="", help="Cluster of the configuration, where it has several; else interactive mode's."
+)
+
 
 def _refuse(path: str, name: str) -> HsmsimError:
     """AWS's tool has the command; this one says so instead of doing nothing."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from hsmsim.errors import CkrError, StorageError
 from hsmsim.hsm.cryptoki import CKR
 from hsmsim.hsm.engine import CLIENT_GONE
-from hsmsim.hsm.firmware import access, connections, identity, keys, objects, reading, sharing, users
+from hsmsim.hsm.firmware import access, connections, identity, keys, mtls, objects, reading, sharing, users
 from hsmsim.hsm.firmware.fair import FairQueue
 from hsmsim.hsm.messages import Op
 from hsmsim.hsm.wire import WireError
@@ -62,6 +62,11 @@ HANDLERS: Final[dict[int, Handler]] = {
     Op.KEY_SHARE: sharing.key_share,
     Op.KEY_UNSHARE: sharing.key_unshare,
     Op.KEY_USERS: sharing.key_users,
+    Op.MTLS_REGISTER: mtls.register,
+    Op.MTLS_DEREGISTER: mtls.deregister,
+    Op.MTLS_ANCHORS: mtls.anchors,
+    Op.MTLS_ENFORCE: mtls.enforce,
+    Op.MTLS_LEVEL: mtls.level,
 }
 UNBOUND: Final[dict[int, Callable[[State, Request], Response]]] = {
     Op.HELLO: connections.hello,

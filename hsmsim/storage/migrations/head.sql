@@ -2,7 +2,7 @@ CREATE TABLE alembic_version (
 	version_num VARCHAR(32) NOT NULL, 
 	CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num)
 );
-INSERT INTO "alembic_version" VALUES('0002');
+INSERT INTO "alembic_version" VALUES('0003');
 CREATE TABLE audit (
 	hsm_id TEXT NOT NULL, 
 	sequence INTEGER NOT NULL, 
@@ -66,6 +66,16 @@ CREATE TABLE members (
 	mac BLOB NOT NULL, 
 	PRIMARY KEY (hsm_id)
 );
+CREATE TABLE mtls (
+	id INTEGER NOT NULL, 
+	enforced SMALLINT NOT NULL, 
+	anchor_1 BLOB NOT NULL, 
+	anchor_2 BLOB NOT NULL, 
+	version INTEGER NOT NULL, 
+	deleted SMALLINT NOT NULL, 
+	mac BLOB NOT NULL, 
+	PRIMARY KEY (id)
+);
 CREATE TABLE objects (
 	handle INTEGER NOT NULL, 
 	partition_id INTEGER NOT NULL, 
@@ -115,3 +125,4 @@ CREATE INDEX ix_objects_version ON objects (version);
 CREATE INDEX ix_shares_version ON shares (version);
 CREATE INDEX ix_members_version ON members (version);
 CREATE INDEX ix_identity_version ON identity (version);
+CREATE INDEX ix_mtls_version ON mtls (version);
