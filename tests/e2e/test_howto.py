@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 PAGES = sorted((Path(__file__).resolve().parents[2] / "docs" / "how-to").glob("*.md"))
 DESTRUCTIVE = {"failover.md", "faults.md", "partitions.md", "timing-profiles.md"}
 WITH_AWS = {"backups.md", "cloudtrail.md", "cluster-from-nothing.md"}
-FROM_NOTHING = {"postgresql.md", "tcp.md", "two-gateways.md"}
+FROM_NOTHING = {"mtls.md", "postgresql.md", "tcp.md", "two-gateways.md"}
 TWO_HOSTS = {"several-hosts.md"}
 NOT_RUN = {"docker.md"}
 ELSEWHERE = DESTRUCTIVE | WITH_AWS | FROM_NOTHING | TWO_HOSTS | NOT_RUN
