@@ -129,20 +129,26 @@ void tls_free(struct tls *tls)
 /* ---- what it asks of clients -------------------------------------------------------------------------------------------- */
 
 /* An anchor is trusted as it is, whether self-signed or not. Its name goes to clients that choose among certificates. */
-static uint64_t trust(SSL_CTX *context, const he_clients *clients)
+static uint64_t trust(SSL_CTX *context, const uint8_t *anchors, size_t len)
 {
-    RV_REQUIRE(clients->anchors_len <= WIRE_MAX_DATA, CKR_ARGUMENTS_BAD);
-    SCOPED(BIO) pem = BIO_new_mem_buf(clients->anchors, (int)clients->anchors_len);
+    RV_REQUIRE(len <= WIRE_MAX_DATA, CKR_ARGUMENTS_BAD);
+    SCOPED(BIO) pem = BIO_new_mem_buf(anchors, (int)len);
     RV_REQUIRE(pem != NULL, CKR_DEVICE_MEMORY);
     for (int count = 0;; count++) {
         SCOPED(X509) anchor = next_certificate(pem);
         if (anchor == NULL) {
-            RV_REQUIRE(count != 0 || clients->anchors_len == 0, CKR_ARGUMENTS_BAD);
-            break;
+            return count != 0 ? CKR_OK : CKR_ARGUMENTS_BAD;
         }
         RV_REQUIRE(count < ANCHORS_MAX, CKR_ARGUMENTS_BAD);
         RV_REQUIRE(X509_STORE_add_cert(SSL_CTX_get_cert_store(context), anchor) == 1 && SSL_CTX_add_client_CA(context, anchor) == 1,
                    CKR_DEVICE_MEMORY);
+    }
+}
+
+static uint64_t ask(SSL_CTX *context, const he_clients *clients)
+{
+    if (clients->anchors_len != 0) {
+        RV_TRY(trust(context, clients->anchors, clients->anchors_len));
     }
     int wanted = clients->anchors_len != 0 ? SSL_VERIFY_PEER : SSL_VERIFY_NONE;
     if (clients->enforced != 0) {
@@ -177,7 +183,7 @@ uint64_t tls_clients(struct tls *tls, const he_clients *clients)
     SCOPED(SSL_CTX) former = context_of(tls);
     SCOPED(SSL_CTX) next = make_context();
     RV_REQUIRE(next != NULL && show_the_same(next, former), CKR_DEVICE_MEMORY);
-    RV_TRY(trust(next, clients));
+    RV_TRY(ask(next, clients));
     pthread_mutex_lock(&tls->lock);
     SSL_CTX *replaced = tls->context;
     tls->context = next;

@@ -276,7 +276,6 @@ def test_help_names_what_works_and_nothing_else(cli: Cli) -> None:
         ("key", "list"),
         ("quorum", "token-sign", "list"),
         ("crypto", "sign", "ecdsa"),
-        ("cluster", "mtls", "get-enforcement"),
         ("user", "change-mfa", "token-sign"),
         ("user", "change-quorum", "token-sign"),
         ("user", "replicate"),

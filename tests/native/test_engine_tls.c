@@ -312,6 +312,73 @@ static void test_many_at_once(void)
     }
 }
 
+/* ---- client certificates ------------------------------------------------------------------------------------------------ */
+
+static void want(const uint8_t *anchors, size_t len, uint32_t enforced)
+{
+    const he_clients clients = {anchors, len, enforced};
+    CHECK(he_tls_clients(engine, &clients) == CKR_OK);
+}
+
+static bool served(SSL *tls)
+{
+    uint8_t header[WIRE_HEADER_SIZE];
+    put(tls, WIRE_OP_PING, 0, 1, NULL, 0);
+    bool answered = take(tls, header, sizeof header);
+    ERR_clear_error();
+    return answered;
+}
+
+/* What is asked changes while clients come and go whose certificate is good all the time: none of them is harmed. */
+static void test_client_certificates(void)
+{
+    enum { CLIENTS = 3, CHANGES = 60 };
+    uint8_t anchors[4096];
+    EVP_PKEY *authority = EVP_EC_gen("P-256"), *other = EVP_EC_gen("P-256"), *key = EVP_EC_gen("P-256");
+    CHECK(authority != NULL && other != NULL && key != NULL);
+    X509 *first = certify(authority, authority, "first", "first"), *second = certify(other, other, "second", "second");
+    X509 *own = certify(key, authority, "first", "client");
+    size_t one = pem_of(first, anchors, sizeof anchors), two = one + pem_of(second, anchors + one, sizeof anchors - one);
+    SSL *bare = shake(open_tcp());
+    CHECK(served(bare));
+    CHECK(SSL_CTX_use_certificate(context, own) == 1 && SSL_CTX_use_PrivateKey(context, key) == 1);
+    want(anchors, one, 0);
+    pthread_t threads[CLIENTS];
+    for (int i = 0; i < CLIENTS; i++) {
+        CHECK(pthread_create(&threads[i], NULL, come_and_go, NULL) == 0);
+    }
+    for (uint32_t i = 0; i < CHANGES; i++) {
+        want(anchors, i % 3 == 0 ? two : one, i % 2);
+    }
+    for (int i = 0; i < CLIENTS; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    uint8_t byte;
+    CHECK(!take(bare, &byte, 1)); /* closed by the first change that wanted a certificate */
+    end(bare);
+    SSL *good = shake(open_tcp());
+    CHECK(served(good));
+    const he_clients unreadable = {(const uint8_t *)"none", 4, 1};
+    CHECK(he_tls_clients(engine, &unreadable) == CKR_ARGUMENTS_BAD && served(good));
+    want(anchors + one, two - one, 0); /* its authority is gone */
+    CHECK(!take(good, &byte, 1));
+    end(good);
+    good = shake(open_tcp());
+    CHECK(!served(good));
+    end(good);
+    want(NULL, 0, 0);
+    good = shake(open_tcp());
+    CHECK(served(good));
+    end(good);
+    ERR_clear_error();
+    X509_free(first);
+    X509_free(second);
+    X509_free(own);
+    EVP_PKEY_free(authority);
+    EVP_PKEY_free(other);
+    EVP_PKEY_free(key);
+}
+
 int main(void)
 {
     start_engine();
@@ -322,6 +389,8 @@ int main(void)
     test_strangers();
     wait_empty();
     test_many_at_once();
+    wait_empty();
+    test_client_certificates();
     wait_empty();
     test_limits();
     wait_empty();
