@@ -6,7 +6,7 @@ import importlib.util
 from pathlib import Path
 
 FUZZ = Path(__file__).resolve().parents[2] / "native" / "fuzz"
-CORPUS_MAX, FILE_MAX = 100, 4096
+CORPUS_MAX, FILE_MAX = 128, 4096
 
 
 def test_seeds_are_as_generated() -> None:
