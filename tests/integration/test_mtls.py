@@ -26,6 +26,7 @@ from hsmsim.fleet.locate import Server, Where
 from hsmsim.hsm import messages as m
 from hsmsim.hsm.client import HsmClient
 from hsmsim.hsm.cryptoki import CKA, CKM, CKR
+from hsmsim.storage.database import Database
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -326,6 +327,25 @@ def test_it_outlasts_a_restart_and_a_new_hsm_has_it(certified: Certified) -> Non
             client.call(m.RemoveMemberRequest(joined.hsm_id.encode()))
         joined.end()
         made.hsms.remove(joined)
+
+
+def test_a_row_that_was_taken_away_opens_no_port(tmp_path: Path) -> None:
+    with cluster(tcp=True) as made:
+        (hsm,) = made.hsms
+        authority = Authority("authority")
+        with admin(hsm.socket) as client:
+            client.call(m.MtlsRegisterRequest(authority.chain))
+        with admin(dial(port_of(made), authority.issue(tmp_path))) as client:
+            client.call(m.MtlsEnforceRequest(1))
+        hsm.end()
+        database = Database(made.database_url)
+        with database.write() as connection:
+            connection.exec_driver_sql("DELETE FROM mtls")
+        database.close()
+        hsm.start()
+        with pytest.raises(ConnectionRefusedError):
+            dial(port_of(made))
+        assert "No TCP port: rows were changed, and whom it is to let in may have been in them." in hsm.log
 
 
 def test_a_backup_has_it(tmp_path: Path) -> None:
