@@ -395,7 +395,7 @@ enum link_result link_tls_begin(struct link *link, const struct config_server *s
     if (fd < 0) {
         return LINK_REFUSED;
     }
-    SSL *tls = tcp_options(fd, timeout_ms) ? make_tls(context, fd) : NULL;
+    SSL *tls = tcp_options(fd, timeout_ms) ? make_tls(context, fd, link) : NULL;
     return take_over(link, server, fd, tls, tls == NULL ? "no memory for a TLS connection" : NULL);
 }
 
