@@ -99,7 +99,11 @@ class Request(Protocol):
 
 
 class Links:
-    """This HSM's links to all others; start() after the socket listens."""
+    """This HSM's links to all others; start() after the socket listens, and before anybody is served.
+
+    Without a lease no hot operation runs, from the start on: an HSM that waits for the database with rows of before may
+    be taken for dead by the others.
+    """
 
     def __init__(
         self,
@@ -126,6 +130,7 @@ class Links:
         self._pending: dict[int, tuple[str, bytes, bytes]] = {}  # client -> id and nonces, between HELLO and PROVE
         self._proven: dict[int, str] = {}
         self._deadline = 0
+        engine.serve_until(0)
         self._checked = self._purged = self._started
         self._database_down = False
         self._threads = (

@@ -34,11 +34,13 @@ if TYPE_CHECKING:
     from hsmsim.cluster.replica import Replica
 
 CLUSTER = "cluster-aaaaaaaaaaa"
+NEVER = (1 << 64) - 1
+"""Until when an engine serves that was told nothing."""
 
 
 class PythonEngine:
     def __init__(self) -> None:
-        self.deadline = 0
+        self.deadline = NEVER
         self.peers: set[int] = set()
         self._masking = b""
         self._device = b""

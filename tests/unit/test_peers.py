@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
+from unit import hsms
 from unit.hsms import CLUSTER, PythonEngine, PythonHsm
 from unit.replicas import new_object, run_sql
 
@@ -22,13 +23,14 @@ from hsmsim.hsm.messages import (
     PeerHelloRequest,
     PeerProveRequest,
 )
+from hsmsim.hsm.peers import Links
 from hsmsim.hsm.roots.authority import manufacture
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-    from hsmsim.cluster.model import Change
+    from hsmsim.cluster.model import Change, ClusterRow
 
 A, B, C = "hsm-aaaaaaaaaaa", "hsm-bbbbbbbbbbb", "hsm-ccccccccccc"
 
@@ -76,6 +78,34 @@ def test_the_first_hsm_makes_the_cluster_and_serves_alone(cluster: Cluster) -> N
     assert one.links.live() == 1
     assert one.links.announce(1, "all")
     assert not one.links.announce(1, "one")
+
+
+def test_an_hsm_that_starts_serves_nobody_before_it_has_a_lease(
+    cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The others may take it for dead, and what they do is not in its rows."""
+    cluster.start(A)
+    asked, answered = threading.Event(), threading.Event()
+    renew, engines = Leases.renew, []
+
+    def slow(leases: Leases, applied: ClusterRow) -> bool:
+        asked.set()
+        return answered.wait(20) and renew(leases, applied)
+
+    def made(*arguments: object) -> Links:
+        engines.append(arguments[1])
+        return Links(*arguments)
+
+    monkeypatch.setattr(Leases, "renew", slow)
+    monkeypatch.setattr(hsms, "Links", made)
+    with ThreadPoolExecutor(1) as pool:
+        started = pool.submit(cluster.start, B)
+        assert asked.wait(20)
+        eventually(lambda: bool(engines))
+        assert engines[0].deadline < time.monotonic_ns()
+        answered.set()
+        (two,) = started.result()
+    eventually(lambda: serves(two))
 
 
 def test_another_joins_gets_the_masking_key_and_is_heard(cluster: Cluster) -> None:
