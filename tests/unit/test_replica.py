@@ -303,9 +303,10 @@ def test_a_killed_writer_loses_nothing_that_it_acknowledged(url: str, round_: in
     with subprocess.Popen([sys.executable, "-c", KILLED, url, *paths], stdout=subprocess.PIPE, text=True) as writer:
         assert writer.stdout is not None
         assert writer.stdout.readline() == "ready\n"
+        lines = [writer.stdout.readline().split()]
         time.sleep(0.15 + 0.05 * round_)
         os.kill(writer.pid, signal.SIGKILL)
-        lines = [line.split() for line in writer.stdout.read().splitlines()]
+        lines += [line.split() for line in writer.stdout.read().splitlines()]
     replica: Replica = open_replica(url)
     made = [int(line[1]) for line in lines if len(line) == 2 and line[0] == "made"]
     deleted = {int(line[1]) for line in lines if len(line) == 2 and line[0] == "deleted"}
