@@ -227,7 +227,7 @@ def test_many_hsms_start_sign_and_stop(
     down = time.monotonic() - began
     assert pids(simulator) == []
     began = time.monotonic()
-    quickstart.start(simulator.places)
+    quickstart.start(simulator.places, lambda _: None)
     again = time.monotonic() - began
     sign_everywhere(simulator, public, private)
     with user(simulator, simulator.hsm_ids[0]) as client:
