@@ -196,18 +196,31 @@ uint32_t batch_compute(struct batch *batch)
 
 /* ---- answers --------------------------------------------------------------------------------------------------------- */
 
-static uint64_t put_result(const struct item *item, const struct lane *lane, struct wire_writer *out)
+static size_t result_size(const struct item *item)
+{
+    return item->key->key_type == CKK_RSA ? item->key->size : 2 * item->key->size;
+}
+
+static uint64_t put_unpadded(const struct item *item, const struct lane *lane, struct wire_writer *out)
 {
     ERRORS_SCOPED;
     size_t len = item->key->size;
-    uint8_t *field = field_begin(out, 2 * len);
+    uint8_t *field = field_begin(out, len);
     RV_REQUIRE(field != NULL, CKR_DEVICE_MEMORY);
+    RV_TRY(rsa_unpad(item->key, &item->as.decrypt.mechanism, lane->out, field, &len));
+    field_done(out, len);
+    return CKR_OK;
+}
+
+static uint64_t put_result(const struct item *item, const struct lane *lane, struct wire_writer *out)
+{
     if (item->what == BATCH_DECRYPT) {
-        RV_TRY(rsa_unpad(item->key, &item->as.decrypt.mechanism, lane->out, field, &len));
-    } else {
-        len = item->key->key_type == CKK_RSA ? len : 2 * len;
-        memcpy(field, lane->out, len);
+        return put_unpadded(item, lane, out);
     }
+    size_t len = result_size(item);
+    uint8_t *field = field_begin(out, len);
+    RV_REQUIRE(field != NULL, CKR_DEVICE_MEMORY);
+    memcpy(field, lane->out, len);
     field_done(out, len);
     return CKR_OK;
 }
@@ -219,13 +232,13 @@ uint64_t batch_finish(struct batch *batch, unsigned place, struct wire_writer *o
     uint64_t rv;
     if (item->state == COMPUTED) {
         rv = put_result(item, lane, out);
-        memory_wipe(lane->out, sizeof lane->out);
+        memory_wipe(lane->out, result_size(item));
     } else if (item->what == BATCH_SIGN) {
         rv = op_sign(batch->worker, item->key, &item->as.sign, out);
     } else {
         rv = op_decrypt(batch->worker, item->key, &item->as.decrypt, out);
     }
-    memory_wipe(item->in, sizeof item->in);
+    memory_wipe(item->in, item->key->size);
     item->state = FREE;
     return rv;
 }

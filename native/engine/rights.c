@@ -261,19 +261,32 @@ uint64_t rights_sessions_close(struct rights *rights, uint64_t id, const uint64_
     return client == NULL ? CKR_ARGUMENTS_BAD : CKR_OK;
 }
 
-uint64_t rights_access(struct rights *rights, const struct client *client, uint8_t access)
+static bool is_user(struct rights *rights, const struct client *client)
 {
     lock_read(rights);
-    uint64_t rv = CKR_OK;
+    bool user = atomic_load(&client->bound) && client->user != 0;
+    unlock(rights);
+    return user;
+}
+
+static bool is_peer(struct rights *rights, const struct client *client)
+{
+    lock_read(rights);
+    bool peer = client->peer;
+    unlock(rights);
+    return peer;
+}
+
+uint64_t rights_access(struct rights *rights, const struct client *client, uint8_t access)
+{
     switch ((enum wire_access)access) {
     case WIRE_ACCESS_NONE: break;
     case WIRE_ACCESS_SESSION:
-    case WIRE_ACCESS_OPEN: rv = client->bound ? CKR_OK : CKR_CRYPTOKI_NOT_INITIALIZED; break;
-    case WIRE_ACCESS_USER: rv = client->bound && client->user != 0 ? CKR_OK : CKR_USER_NOT_LOGGED_IN; break;
-    case WIRE_ACCESS_PEER: rv = client->peer ? CKR_OK : CKR_ACTION_PROHIBITED; break;
+    case WIRE_ACCESS_OPEN: return atomic_load(&client->bound) ? CKR_OK : CKR_CRYPTOKI_NOT_INITIALIZED;
+    case WIRE_ACCESS_USER: return is_user(rights, client) ? CKR_OK : CKR_USER_NOT_LOGGED_IN;
+    case WIRE_ACCESS_PEER: return is_peer(rights, client) ? CKR_OK : CKR_ACTION_PROHIBITED;
     }
-    unlock(rights);
-    return rv;
+    return CKR_OK;
 }
 
 bool rights_large_frames(struct rights *rights, const struct client *client)
@@ -284,12 +297,9 @@ bool rights_large_frames(struct rights *rights, const struct client *client)
     return large;
 }
 
-bool rights_kicked(struct rights *rights, const struct client *client)
+bool rights_kicked(const struct client *client)
 {
-    lock_read(rights);
-    bool kicked = client->kicked;
-    unlock(rights);
-    return kicked;
+    return atomic_load(&client->kicked);
 }
 
 /* ---- keys ------------------------------------------------------------------------------------------------------ */

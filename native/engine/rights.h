@@ -1,9 +1,10 @@
 /* Who may do what: clients, their sessions and logins, and the keys that the engine holds. Pushed by the firmware, read
  * by the hot path.
  *
- * One readers-writer lock guards all of it. The hot path takes it for reading while it decides, takes a reference on the
- * key, and lets go before it computes; every change takes it for writing. So when a change has returned, no operation that
- * the old state allowed starts, and a key that is dropped while in use lives until its last operation ends. */
+ * One readers-writer lock guards all of it, but two flags of clients that only rise. The hot path takes it for reading while
+ * it decides, takes a reference on the key, and lets go before it computes; every change takes it for writing. So when a
+ * change has returned, no operation that the old state allowed starts, and a key that is dropped while in use lives until
+ * its last operation ends. */
 #ifndef HSMSIM_RIGHTS_H
 #define HSMSIM_RIGHTS_H
 
@@ -28,7 +29,8 @@ struct client {
     uint32_t role;
     uint32_t connections;
     uint32_t references; /* connections and held requests; under the lock */
-    bool bound, peer, kicked;
+    _Atomic bool bound, kicked; /* once true they stay so, and are read without the lock */
+    bool peer;
     uint8_t cookie[COOKIE_SIZE];
     uint64_t *sessions; /* sorted */
     size_t session_count, session_room;
@@ -73,7 +75,7 @@ uint64_t rights_sessions_close(struct rights *rights, uint64_t id, const uint64_
 /* Whether a request of this access (enum wire_access) may go on: CKR_OK or why not. */
 uint64_t rights_access(struct rights *rights, const struct client *client, uint8_t access);
 bool rights_large_frames(struct rights *rights, const struct client *client);
-bool rights_kicked(struct rights *rights, const struct client *client);
+bool rights_kicked(const struct client *client);
 
 /* Keys. */
 uint64_t rights_key_load(struct rights *rights, const he_key *key, struct key_object *object); /* takes the object */

@@ -308,7 +308,7 @@ static bool serve(struct worker *worker, uint32_t index, uint32_t generation, ui
     }
     if (connection->fd >= 0 && connection->generation == generation) {
         bool hung_up = connection->waiting && (events & (EPOLLHUP | EPOLLERR)) != 0;
-        bool kicked = connection->client != NULL && rights_kicked(worker->server->parts.rights, connection->client);
+        bool kicked = connection->client != NULL && rights_kicked(connection->client);
         if (!hung_up && !kicked && serve_frames(worker, connection)) {
             worker->held[worker->held_count++] = connection;
             return true;
@@ -361,7 +361,7 @@ static enum outcome run_taken(struct worker *worker, const struct ring_request *
         .payload = taken->payload,
         .room = RING_FRAME,
     };
-    if (!taken->sound || rights_kicked(server->parts.rights, request.client)) {
+    if (!taken->sound || rights_kicked(request.client)) {
         return REFUSED;
     }
     return dispatch(&server->dispatch, &worker->executor, &request, len);
