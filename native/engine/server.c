@@ -21,6 +21,7 @@ enum {
     HELD_MAX = 4,
     HOLD_NS = 50000,
     BATCH_NS = 100000,   /* how long answers of a batch wait for each other's wake-up */
+    ALONE = 256,         /* requests of one client in a row */
     DEAR_NS = 200000,    /* a batch that takes so long had better be full, wherever its clients are */
     SOCKETS_NS = 100000, /* how long busy rings may keep a worker from the sockets */
     OUT_LIMIT = 65536,     /* answers that may wait before no more requests are taken */
@@ -39,6 +40,9 @@ struct worker {
     uint32_t held_count;
     struct ring_watch watch;
     struct ring_request *taken; /* RING_BATCH of them */
+    const struct ring *asked_last; /* to compare with alone */
+    uint32_t in_a_row;             /* requests of that ring */
+    bool gives_way;
 };
 
 struct server {
@@ -431,8 +435,29 @@ static void serve_gathered(struct serving *serving)
     }
 }
 
+/* With several clients, who asks goes on asking before his processor computes: requests gather while the worker waits for its
+ * turn. A lone one is served at once, so that he and the worker come to be on two processors and need not sleep. */
+static void give_way(struct worker *worker, uint32_t count)
+{
+    const struct sched_param none = {0};
+    for (uint32_t i = 0; i < count; i++) {
+        bool same = worker->asked_last == NULL || worker->taken[i].ring == worker->asked_last;
+        worker->in_a_row = same ? worker->in_a_row + 1 : 0;
+        worker->asked_last = worker->taken[i].ring;
+    }
+    int from = worker->gives_way ? SCHED_BATCH : SCHED_OTHER, to = worker->gives_way ? SCHED_OTHER : SCHED_BATCH;
+    bool changes = worker->gives_way ? worker->in_a_row > ALONE : worker->in_a_row == 0;
+    if (changes) {
+        worker->gives_way = !worker->gives_way;
+        if (sched_getscheduler(0) == from) { /* else somebody has chosen another one */
+            sched_setscheduler(0, to, &none);
+        }
+    }
+}
+
 static void serve_rings(struct worker *worker, uint32_t count)
 {
+    give_way(worker, count);
     struct serving serving = {.worker = worker, .since = ring_now_ns(), .left = count};
     for (uint32_t i = 0; i < count; i++) {
         size_t len = 0;
@@ -489,15 +514,6 @@ static bool beside_slots(struct worker *worker, uint32_t tag)
     return true;
 }
 
-/* Who asks goes on asking before his processor computes: requests gather while a worker waits for its turn. */
-static void give_way(void)
-{
-    const struct sched_param none = {0};
-    if (sched_getscheduler(0) == SCHED_OTHER) {
-        sched_setscheduler(0, SCHED_BATCH, &none);
-    }
-}
-
 /* While other requests are ready, answers are held for a moment and sent together: each send wakes a client, who may take
  * this thread's processor at once, and a switch there and back costs as much as a signature. */
 static void *work(void *argument)
@@ -505,7 +521,6 @@ static void *work(void *argument)
     struct worker *worker = argument;
     struct server *server = worker->server;
     uint64_t since = 0, looked = 0;
-    give_way();
     for (;;) {
         struct epoll_event event;
         uint32_t taken = server->rings == NULL ? 0 : rings_take(server->rings, &worker->watch, worker->taken);

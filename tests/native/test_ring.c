@@ -2,6 +2,8 @@
  * or leave, and nobody else the worse for it. The scribbler and the mortal are processes of their own. */
 #include "engine_fixture.h"
 
+#include <dirent.h>
+#include <sched.h>
 #include <signal.h>
 #include <sys/wait.h>
 
@@ -70,6 +72,36 @@ static void wait_rings(uint64_t count)
         usleep(10000);
     }
     CHECK(rings_open() == count);
+}
+
+static bool some_thread_gives_way(void)
+{
+    bool some = false;
+    DIR *tasks = opendir("/proc/self/task");
+    CHECK(tasks != NULL);
+    for (struct dirent *task; (task = readdir(tasks)) != NULL;) {
+        some = some || sched_getscheduler((pid_t)atoi(task->d_name)) == SCHED_BATCH;
+    }
+    closedir(tasks);
+    return some;
+}
+
+/* A lone client is served at once; among several, who asks goes before who computes. */
+static void test_who_goes_first(void)
+{
+    uint8_t cookie[16], mac[MAC];
+    struct ring_client first = ring_connect(logged_in(cookie), 1);
+    for (uint64_t i = 0; i < 20; i++) {
+        CHECK(sign_by_ring(&first, 0, KEY, i, mac) == CKR_OK && !some_thread_gives_way());
+    }
+    struct ring_client second = ring_connect(joined(cookie), 1);
+    for (uint64_t i = 0; i < 10000 && !some_thread_gives_way(); i++) { /* a worker has to meet both */
+        CHECK(sign_by_ring(i % 2 == 0 ? &second : &first, 0, KEY, i, mac) == CKR_OK);
+    }
+    CHECK(some_thread_gives_way());
+    ring_disconnect(&first);
+    ring_disconnect(&second);
+    wait_rings(0);
 }
 
 /* What the descriptors let a client do. */
@@ -395,6 +427,7 @@ int main(void)
     }
     start_engine();
     load(KEY, 7);
+    test_who_goes_first();
     test_descriptors();
     test_same_answers();
     test_full_ring();
