@@ -11,7 +11,7 @@
 
 /* While one half is computed the other half waits for its turn. */
 enum { WINDOW = 16, HALF = WINDOW / 2 };
-static_assert(WINDOW <= SLOT_LINKS, "a connection for each");
+static_assert((int)WINDOW <= (int)SLOT_LINKS, "a connection for each");
 
 struct flight {
     struct call call;
