@@ -6,6 +6,7 @@ both are short.
 
 from __future__ import annotations
 
+import secrets
 import threading
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Final
@@ -28,6 +29,7 @@ _FLAGS: Final = {
 ANSWERED: Final = frozenset({*_INDEXED, CKA.CLASS, *map(CKA, _FLAGS)})
 """What candidates() has compared already."""
 SESSION_BIT: Final = 1 << 62
+_FIRST_BITS: Final = 60
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +53,7 @@ class Index:
         self._classes: dict[int, tuple[int, int]] = {}
         self._flags: dict[int, tuple[int, int]] = {}  # which flags an object has, and which of them are true
         self.session_objects: dict[int, SessionObject] = {}
-        self._next = 0
+        self._next = secrets.randbits(_FIRST_BITS)
         for row in list(replica.objects.values()):
             self._put(row)
 
@@ -91,7 +93,11 @@ class Index:
             self._all[where].discard(handle)
 
     def new_session_handle(self) -> int:
-        """A handle for a session object: never a token object's, never used again by this process."""
+        """A handle for a session object: never a token object's, never used again by this process.
+
+        Nor by another HSM: a client may still have the handle of an object that was lost with the HSM before, and on this
+        one it must be nothing, not another key.
+        """
         with self._lock:
             self._next += 1
             return SESSION_BIT | self._next
