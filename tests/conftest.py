@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 import pytest
 from hypothesis import settings
 
+from hsmsim.cli.hsm import describe
 from hsmsim.config import Places
 from hsmsim.fleet import launch, quickstart
 from hsmsim.gateway import simulator as everything
@@ -71,6 +72,11 @@ class Simulator:
 
     def stop(self, number: int) -> None:
         assert launch.stop(self.places, [self.hsm_ids[number]])
+
+    def home(self) -> int:
+        """Where most sessions are: a client is at home at one HSM, and a guest, with one session, at others."""
+        sessions = [int(str(describe(self.places, hsm_id)["sessions"] or 0)) for hsm_id in self.hsm_ids]
+        return sessions.index(max(sessions))
 
     def kill(self, number: int) -> None:
         assert launch.kill(self.places, self.hsm_ids[number])

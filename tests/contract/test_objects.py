@@ -293,14 +293,14 @@ def test_keys_from_outside_have_no_good_past(session: Session) -> None:
 def test_handles_are_the_same_on_the_other_hsm(new_simulator: Callable[..., Simulator]) -> None:
     one = new_simulator()
     with Module(one.environment) as module:
-        session = module.session(one.ready.pin)
+        session, *_ = module.session(one.ready.pin), module.session(), module.session()
         token = {CKA.TOKEN: True, CKA.LABEL: "token"}
         key = session.create(AES | token | {CKA.ENCRYPT: True})
         public, private = session.pair(CKM.EC_KEY_PAIR_GEN, {CKA.EC_PARAMS: P256} | token, token)
         session_key = session.create(AES)
         expected = session.whole("Encrypt", CKM.AES_ECB, key, bytes(16))
         unique = session.attribute(private, CKA.UNIQUE_ID)
-        one.kill(0)
+        one.kill(one.home())
         assert set(session.find({CKA.LABEL: "token"})) == {key, public, private}
         assert session.whole("Encrypt", CKM.AES_ECB, key, bytes(16)) == expected
         assert session.attribute(private, CKA.UNIQUE_ID) == unique

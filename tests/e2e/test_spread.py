@@ -100,12 +100,6 @@ def test_an_hsm_that_is_cut_off_gets_nothing_and_is_back_within_two_seconds(
     eventually(lambda: (again := during(three, 1))[0] * 2 > max(again[1:]), 20)
 
 
-def home(simulator: Simulator) -> int:
-    """Where most sessions are: a client is at home at one HSM, and a guest, with one session, at others."""
-    sessions = [int(str(describe(simulator.places, hsm_id)["sessions"] or 0)) for hsm_id in simulator.hsm_ids]
-    return sessions.index(max(sessions))
-
-
 def test_session_keys_live_on_one_hsm_and_die_with_it(new_simulator: Callable[..., Simulator]) -> None:
     simulator = new_simulator(hsms=HSMS)
     with Module(simulator.environment) as module:
@@ -114,7 +108,7 @@ def test_session_keys_live_on_one_hsm_and_die_with_it(new_simulator: Callable[..
         token, mine = {CKA.TOKEN: True}, {CKA.TOKEN: False}
         public, lasting = session.pair(CKM.EC_KEY_PAIR_GEN, {CKA.EC_PARAMS: P256, **token}, {CKA.SIGN: True, **token})
         passing = session.pair(CKM.EC_KEY_PAIR_GEN, {CKA.EC_PARAMS: P256, **mine}, {CKA.SIGN: True, **mine})[1]
-        where, before = home(simulator), operations(simulator)
+        where, before = simulator.home(), operations(simulator)
 
         def spread() -> bool:
             session.verify(CKM.ECDSA, public, DIGEST, session.whole("Sign", CKM.ECDSA, lasting, DIGEST))
