@@ -121,7 +121,7 @@ def test_a_thread_that_waits_in_the_ring_goes_on_with_the_next_hsm(
     with Module(simulator.configured(tmp_path, timeout_ms=500)) as module:
         session = module.session(simulator.ready.pin)
         session.random(16)
-        serving = simulator.pid(0)
+        serving = simulator.pid(simulator.home())
         assert serving is not None
         stop, longest = threading.Event(), [0.0, 0.0]
 

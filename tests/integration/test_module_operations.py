@@ -478,7 +478,7 @@ def test_what_aws_refuses(aws: Session, aws_aes: int) -> None:
 def test_operations_over_a_failover(new_simulator: Callable[..., Simulator]) -> None:
     one = new_simulator()
     with Module(one.environment) as module:
-        session = module.session(one.ready.pin)
+        session, *_ = module.session(one.ready.pin), module.session(), module.session()
         values = {CKA.CLASS: CKO.SECRET_KEY, CKA.TOKEN: True, CKA.SIGN: True, CKA.ENCRYPT: True}
         aes = session.create(values | {CKA.KEY_TYPE: CKK.AES, CKA.VALUE: AES})
         key = session.create(values | {CKA.KEY_TYPE: CKK.GENERIC_SECRET, CKA.VALUE: b"k" * 40, CKA.ENCRYPT: False})
@@ -486,7 +486,7 @@ def test_operations_over_a_failover(new_simulator: Callable[..., Simulator]) -> 
         session.call("C_SignUpdate", bytes(70_000), 70_000)
         session.init("C_EncryptInit", CKM.AES_CBC, aes, bytes(16))
         first = session.produce("C_EncryptUpdate", DATA, len(DATA))
-        one.kill(0)
+        one.kill(one.home())
         # the chaining block is the client's: the other HSM goes on
         assert first + session.produce("C_EncryptUpdate", DATA, len(DATA)) == expected_cipher(
             CKM.AES_CBC, DATA + DATA, bytes(16)
