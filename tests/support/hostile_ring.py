@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 HEAD, SLOTS, SLOT, FRAME = 64, 16, 8192 - 64, 8192 - 128
 SIZE: Final = HEAD + SLOTS * SLOT
 WAITING, PROCESSOR = 0, 4
+FILES: Final = 4
 REQUEST: Final = 1
 SESSION: Final = 1
 LENGTHS = (0, 1, 31, FRAME - 32, FRAME - 31, FRAME, 1 << 16, (1 << 31) - 1, (1 << 32) - 33, (1 << 32) - 1)
@@ -48,7 +49,8 @@ class Ring:
 
     client: HsmClient
     segment: mmap.mmap
-    files: tuple[int, int, int]  # segment, board, bell
+    beds: mmap.mmap
+    files: tuple[int, ...]  # segment, board, beds, bell
 
     @classmethod
     def open(cls, path: str, cookie: bytes) -> Ring:
@@ -56,16 +58,17 @@ class Ring:
         client.call(HelloRequest(VERSION, 0, b"", b"", cookie))
         payload = RingRequest(SLOTS).encode()
         client._socket.sendall(Header(len(payload), Op.RING, 99).encode() + payload)
-        _, rights, _, _ = client._socket.recvmsg(256, socket.CMSG_SPACE(12))
+        _, rights, _, _ = client._socket.recvmsg(256, socket.CMSG_SPACE(4 * FILES))
         files = array.array("i")
         for _, _, data in rights:
             files.frombytes(data[: len(data) - len(data) % 4])
-        if len(files) != 3:
+        if len(files) != FILES:
             raise ConnectionError("no ring")
-        return cls(client, mmap.mmap(files[0], SIZE), (files[0], files[1], files[2]))
+        return cls(client, mmap.mmap(files[0], SIZE), mmap.mmap(files[2], 0), tuple(files))
 
     def close(self) -> None:
         self.segment.close()
+        self.beds.close()
         for one in self.files:
             os.close(one)
         self.client.close()
@@ -81,7 +84,7 @@ class Villain:
         self.rng, self.key, self.seq = rng, key, 0
         self.deeds: tuple[Callable[[Ring], None], ...] = (
             self.scribble, self.scribble, self.sign, self.sign, self.change_while_read, self.lie, self.flags, self.ring,
-            self.resize,
+            self.resize, self.toss,
         )  # fmt: skip
 
     def put(self, ring: Ring, at: int, data: bytes) -> None:
@@ -98,9 +101,9 @@ class Villain:
     @staticmethod
     def toll(ring: Ring, value: int) -> None:
         try:
-            os.eventfd_write(ring.files[2], value)
+            os.eventfd_write(ring.files[3], value)
         except BlockingIOError:  # full: silent from now on, were it not emptied
-            os.eventfd_read(ring.files[2])
+            os.eventfd_read(ring.files[3])
 
     def request(self, slot: int) -> tuple[int, bytes]:
         self.seq += 1
@@ -157,11 +160,18 @@ class Villain:
         for _ in range(20):
             self.toll(ring, self.rng.choice([1, (1 << 64) - 2]))
 
+    def toss(self, ring: Ring) -> None:
+        """Words on which the other clients of this user sleep."""
+        for _ in range(20):
+            at = self.rng.randrange(len(ring.beds) - 4)
+            ring.beds[at : at + 4] = self.rng.randbytes(4)
+
     def resize(self, ring: Ring) -> None:
         """Take the memory away under the HSM, or write what is for reading."""
         for size in (0, SIZE // 2, SIZE * 2):
             refused(lambda size=size: os.ftruncate(ring.files[0], size))
             refused(lambda size=size: os.ftruncate(ring.files[1], size))
+            refused(lambda size=size: os.ftruncate(ring.files[2], size))
         refused(lambda: mmap.mmap(ring.files[1], 0, prot=mmap.PROT_READ | mmap.PROT_WRITE).close())
 
 
