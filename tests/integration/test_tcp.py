@@ -390,6 +390,6 @@ def test_a_taken_port_is_named(served: Cluster) -> None:
 
 @pytest.mark.parametrize("listen", ["2223", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536", "h:²"])
 def test_what_is_no_place_to_listen(listen: str) -> None:
-    with pytest.raises(HsmsimError, match=r"such as 0\.0\.0\.0:2223"):
+    with pytest.raises(HsmsimError, match=r"such as 10\.0\.0\.2:2223"):
         tcp.parse(listen)
     assert tcp.parse("[::]:2223") == ("::", 2223)
