@@ -95,8 +95,8 @@ class Index:
     def new_session_handle(self) -> int:
         """A handle for a session object: never a token object's, never used again by this process.
 
-        Nor by another HSM: a client may still have the handle of an object that was lost with the HSM before, and on this
-        one it must be nothing, not another key.
+        Nor by another HSM: a client may still have the handle of an object that was lost with the HSM before, and on
+        this one it must be nothing, not another key.
         """
         with self._lock:
             self._next += 1
