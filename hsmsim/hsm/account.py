@@ -7,6 +7,11 @@ import logging
 import os
 import pwd
 import resource
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 _LOG = logging.getLogger("hsmsim")
 
@@ -21,3 +26,16 @@ def become(user: str) -> None:
     os.setgroups([group.gr_gid for group in grp.getgrall() if user in group.gr_mem])
     os.setresgid(entry.pw_gid, entry.pw_gid, entry.pw_gid)
     os.setresuid(entry.pw_uid, entry.pw_uid, entry.pw_uid)
+
+
+@contextmanager
+def acting_as(user: str) -> Iterator[None]:
+    """Be another user for a while: files that are made belong to that one from the first moment."""
+    entry, group, own = pwd.getpwnam(user), os.getegid(), os.geteuid()
+    os.setegid(entry.pw_gid)
+    os.seteuid(entry.pw_uid)
+    try:
+        yield
+    finally:
+        os.seteuid(own)
+        os.setegid(group)

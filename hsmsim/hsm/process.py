@@ -32,7 +32,7 @@ from hsmsim.clock import ClockAhead, SharedClock, SystemClock
 from hsmsim.cluster.model import FIPS, NON_FIPS
 from hsmsim.errors import HsmsimError, StorageError
 from hsmsim.hsm import address, certify
-from hsmsim.hsm.account import become
+from hsmsim.hsm.account import acting_as, become
 from hsmsim.hsm.alone import claim
 from hsmsim.hsm.engine import Engine
 from hsmsim.hsm.firmware import dispatch
@@ -45,7 +45,7 @@ from hsmsim.hsm.tcp import Port
 from hsmsim.hsm.timing import PROFILES, UNLIMITED
 from hsmsim.hsm.vault.vault import Vault
 from hsmsim.storage.database import as_user, is_sqlite, obstruct
-from hsmsim.storage.migrate import migrate
+from hsmsim.storage.migrate import is_current, migrate
 
 _LOG = logging.getLogger("hsmsim.hsm")
 _M_MMAP_THRESHOLD, _M_ARENA_MAX = -3, -8  # malloc.h
@@ -113,10 +113,21 @@ def _place(config: Config) -> Place:
     return Place(config.database_url, config.cluster_id, config.hsm_id, where, config.folder, config.mode, restore)
 
 
+def _is_current(url: str, user: str) -> bool:
+    """Look as the user: another HSM may open the WAL's files just when root has made them and not given them away."""
+    try:
+        with acting_as(user):
+            return is_current(url)
+    except StorageError:
+        return False  # a start that was killed left files of root's, or it is no database: root sees to it, or says so
+
+
 def prepare(config: Config, user: str) -> None:
     """What needs files that only root may be able to read: the migrations. The database is the user's afterwards."""
     if not is_sqlite(config.database_url):
         migrate(as_user(config.database_url, user))
+        return
+    if _is_current(config.database_url, user):
         return
     migrate(config.database_url)
     path = sqlalchemy.make_url(config.database_url).database

@@ -231,20 +231,14 @@ def _sqlite(url: str, *, durable: bool) -> Engine:
     return engine
 
 
-_PASSING: Final = frozenset({sqlite3.SQLITE_BUSY, sqlite3.SQLITE_READONLY})
-
-
 def _use_wal(raw: Any) -> None:  # noqa: ANN401 - a driver's connection
-    """Put a new file into WAL mode. SQLite does not wait for others who do so at the same moment, so we do.
-
-    Nor for root, which makes the WAL's files before it gives them away: until then they are for reading only.
-    """
+    """Put a new file into WAL mode. SQLite does not wait for others who do so at the same moment, so we do."""
     deadline = time.monotonic() + BUSY_TIMEOUT_MS / 1000
     while True:
         try:
             raw.execute("PRAGMA journal_mode=WAL")
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF not in _PASSING or time.monotonic() > deadline:
+            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(_WAL_PAUSE_S)
         else:

@@ -47,14 +47,8 @@ def migrate(url: str, schema: Schema = CLUSTER) -> None:
     """Create or upgrade the tables; StorageError where the database is newer than this code, or cannot be reached."""
     database = Database(url)
     try:
-        with database.read() as connection:
-            current = _revision(connection)
-        if current == schema.head:
+        if _is_current(database, schema):
             return
-        if current is not None and current > schema.head:
-            raise StorageError(
-                f"The database is at revision {current}, newer than this hsmsim ({schema.head}). Use the newer version."
-            )
         with database.write(alone=True) as connection:
             if database.dialect == "postgresql":
                 connection.exec_driver_sql(_UNHURRIED)
@@ -65,6 +59,25 @@ def migrate(url: str, schema: Schema = CLUSTER) -> None:
                 upgrade(connection, schema)
     finally:
         database.close()
+
+
+def is_current(url: str, schema: Schema = CLUSTER) -> bool:
+    """Return whether there is nothing to upgrade; StorageError as of `migrate`."""
+    database = Database(url)
+    try:
+        return _is_current(database, schema)
+    finally:
+        database.close()
+
+
+def _is_current(database: Database, schema: Schema) -> bool:
+    with database.read() as connection:
+        current = _revision(connection)
+    if current is not None and current > schema.head:
+        raise StorageError(
+            f"The database is at revision {current}, newer than this hsmsim ({schema.head}). Use the newer version."
+        )
+    return current == schema.head
 
 
 def _revision(connection: Connection) -> str | None:
