@@ -3,7 +3,8 @@
 The whole upgrade is one transaction under the write lock, so HSMs that start together migrate once. Alembic is imported
 only when there is something to upgrade: it takes longer than everything else that a new database needs. An empty SQLite
 file gets the newest tables at once, by the statements of head.sql, which scripts/gen-schemas takes from a database that
-Alembic made; a test makes both and compares.
+Alembic made; a test makes both and compares. There is no way back: what a newer revision keeps has no place in an older
+one, and whoever goes back to an older hsmsim takes an older copy of the database with it.
 """
 
 from __future__ import annotations

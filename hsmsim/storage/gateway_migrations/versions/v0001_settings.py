@@ -18,8 +18,3 @@ def upgrade() -> None:
         sa.Column("name", sa.Text, primary_key=True),
         sa.Column("value", sa.LargeBinary, nullable=False),
     )
-
-
-def downgrade() -> None:
-    """Refuse: there is nothing older."""
-    raise NotImplementedError("the first revision cannot be undone; delete the database instead")

@@ -94,8 +94,3 @@ def _policies() -> None:
         sa.Column("entity", sa.Text, sa.ForeignKey("iam_entities.id"), primary_key=True),
         sa.Column("policy_arn", sa.Text, primary_key=True, index=True),
     )
-
-
-def downgrade() -> None:
-    """Refuse: users and keys would be lost."""
-    raise NotImplementedError("IAM's tables are not taken away; restore an older copy of the database instead")

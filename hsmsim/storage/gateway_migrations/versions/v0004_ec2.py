@@ -109,8 +109,3 @@ def _interfaces() -> None:
         sa.Column("group", sa.Text, sa.ForeignKey("ec2_groups.id"), primary_key=True, index=True),
         sa.Column("place", sa.Integer, nullable=False),
     )
-
-
-def downgrade() -> None:
-    """Refuse: networks that clusters stand in would be lost."""
-    raise NotImplementedError("EC2's tables are not taken away; restore an older copy of the database instead")

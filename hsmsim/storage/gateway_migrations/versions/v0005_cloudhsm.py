@@ -49,8 +49,3 @@ def _make(name: str, texts: str, times: str, *more: sa.Column[Any]) -> None:
     columns = [sa.Column(column, sa.Text, nullable=False) for column in texts.split()]
     columns += [sa.Column(column, sa.Float, nullable=False) for column in times.split()]
     op.create_table(name, sa.Column("id", sa.Text, primary_key=True), *columns, *more)
-
-
-def downgrade() -> None:
-    """Refuse: clusters and backups would be lost."""
-    raise NotImplementedError("CloudHSM's tables are not taken away; restore an older copy of the database instead")

@@ -19,8 +19,3 @@ def upgrade() -> None:
     ids = connection.execute(sa.select(backups.c.id).order_by(backups.c.created, backups.c.id)).scalars().all()
     for number, id_ in enumerate(ids, 1):
         connection.execute(sa.update(backups).where(backups.c.id == id_).values(sequence=number))
-
-
-def downgrade() -> None:
-    """The column goes; nothing else depends on it."""
-    op.drop_column("cloudhsm_backups", "sequence")

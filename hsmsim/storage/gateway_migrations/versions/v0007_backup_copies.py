@@ -20,8 +20,3 @@ def upgrade() -> None:
     for name in ("copied", "restored"):
         op.add_column(TABLE, sa.Column(name, sa.Float, nullable=False, server_default="0"))
     op.add_column(TABLE, sa.Column("loose", sa.Boolean, nullable=False, server_default=sa.false()))
-
-
-def downgrade() -> None:
-    """Refuse: copies would lose where they come from."""
-    raise NotImplementedError("The copies of backups are not taken away; restore an older copy of the database instead")

@@ -19,8 +19,3 @@ def upgrade() -> None:
         sa.Column("thing", sa.Text, nullable=False),
         sa.Column("name", sa.Text, nullable=False),
     )
-
-
-def downgrade() -> None:
-    """The table goes; nothing else depends on it."""
-    op.drop_table("iam_changes")

@@ -91,8 +91,3 @@ def upgrade() -> None:
         _blob("mac"),
     )
     op.create_table("leases", _text("hsm_id", primary_key=True), _number("renewal"))
-
-
-def downgrade() -> None:
-    """Refuse: there is nothing older."""
-    raise NotImplementedError("the first revision cannot be undone; delete the database instead")

@@ -31,8 +31,3 @@ def upgrade() -> None:
         sa.Column("mac", sa.LargeBinary, nullable=False),
     )
     op.create_index("ix_identity_version", "identity", ["version"])
-
-
-def downgrade() -> None:
-    """Refuse: a mode and a certificate would be lost."""
-    raise NotImplementedError("a cluster does not go back to a revision without a mode; restore a backup instead")

@@ -29,8 +29,3 @@ def upgrade() -> None:
         sa.Column("mac", sa.LargeBinary, nullable=False),
     )
     op.create_index("ix_mtls_version", "mtls", ["version"])
-
-
-def downgrade() -> None:
-    """Refuse: a cluster that wants certificates would let everybody in."""
-    raise NotImplementedError("a cluster does not go back to a revision without mTLS; restore a backup instead")
