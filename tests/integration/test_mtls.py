@@ -15,7 +15,7 @@ from support.fleet import CLUSTER as FLEET_CLUSTER
 from support.fleet import fleet, hsm_id
 from support.hsm import ADMIN, CLUSTER, USERS, Client, Cluster, cluster, eventually, refused
 from support.mtls import EXPIRED, REQUIRED, SERVED, UNKNOWN, Authority, Shown, admin, answer, asks, clear, dial
-from support.p11 import Module
+from support.p11 import Module, absence
 from support.p11 import refused as module_refused
 
 from hsmsim import clock
@@ -388,16 +388,6 @@ def configured(certified: Certified, folder: Path, shown: Shown | None, cluster_
     return {**os.environ, "HSMSIM_MODULE": str(module_path()), "HSMSIM_PKCS11_CONFIG": str(path)}
 
 
-def complaint(environment: dict[str, str], capfd: pytest.CaptureFixture[str]) -> str:
-    """The first thing that the module says of a token that it does not reach."""
-    capfd.readouterr()
-    with Module(environment) as module:
-        module.slot.value = 0x2000000000000001
-        with module_refused(CKR.TOKEN_NOT_PRESENT):
-            module.session()
-    return next(line for line in capfd.readouterr().err.splitlines() if " ERROR " in line)
-
-
 def test_an_application_shows_its_certificate(certified: Certified, tmp_path: Path) -> None:
     certified.register(certified.first, certified.second)
     with (
@@ -427,12 +417,12 @@ def test_an_application_is_told_why_not(
         (certified.other, "comes from none of the cluster's trust anchors"),
         (old, "has expired by the simulated clock"),
     ):
-        line = complaint(configured(certified, tmp_path, shown), capfd)
+        line = absence(configured(certified, tmp_path, shown), capfd)
         assert any(f"127.0.0.1:{port} does not take us in: " in line for port in certified.ports)
         assert reason in line
-    line = complaint(configured(certified, tmp_path, Shown(certified.good.certificate, certified.other.key)), capfd)
+    line = absence(configured(certified, tmp_path, Shown(certified.good.certificate, certified.other.key)), capfd)
     assert "client_key_hsm_tls_path is not the key of the certificate" in line
-    swapped = complaint(configured(certified, tmp_path, Shown(certified.good.key, certified.good.key)), capfd)
+    swapped = absence(configured(certified, tmp_path, Shown(certified.good.key, certified.good.key)), capfd)
     assert "client_cert_hsm_tls_path has no certificate in PEM" in swapped
 
 
@@ -451,5 +441,5 @@ def test_a_key_that_everybody_can_read_is_not_used(
     command = ["openssl", "genpkey", "-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256", "-aes256"]
     subprocess.run([*command, "-pass", "pass:x", "-out", str(shown.key)], check=True, capture_output=True)
     shown.key.chmod(0o600)
-    line = complaint(configured(certified, tmp_path, shown), capfd)
+    line = absence(configured(certified, tmp_path, shown), capfd)
     assert "client_key_hsm_tls_path has no key in PEM, or one with a passphrase" in line

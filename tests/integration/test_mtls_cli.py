@@ -142,7 +142,7 @@ def test_a_key_that_is_not_private_or_has_a_passphrase(pair: Cluster, cli: Cli, 
 def test_the_files_are_put_into_a_configuration_that_is_there(tool: str, pair: Cluster, tmp_path: Path) -> None:
     shown = Authority("a").issue(tmp_path)
     path = tmp_path / "client.cfg"
-    before = {"clusters": [entry(pair)], "logging": {"log_type": "term", "log_level": "warn"}}
+    before: dict[str, Any] = {"clusters": [entry(pair)], "logging": {"log_type": "term", "log_level": "warn"}}
     path.write_text(json.dumps(before))
     options = ["--client-cert-hsm-tls-file", str(shown.certificate), "--client-key-hsm-tls-file", str(shown.key)]
 
@@ -157,7 +157,7 @@ def test_the_files_are_put_into_a_configuration_that_is_there(tool: str, pair: C
     shown.key.chmod(0o644)
     assert "chmod 600" in run(*options)[1]
     shown.key.chmod(0o600)
-    before["clusters"][0]["cluster"]["servers"][0]["socket"] = "/run/hsm.sock"  # type: ignore[index]
+    before["clusters"][0]["cluster"]["servers"][0]["socket"] = "/run/hsm.sock"
     path.write_text(json.dumps(before))
     status, said = run(*options)
     assert (status, "ask for no client certificate. Add --tls." in said) == (1, True)

@@ -17,7 +17,7 @@ import pytest
 from cryptography import x509
 from cryptography.x509.oid import NameOID
 from support.hsm import CLUSTER, ROOT, USERS, Cluster, cluster, eventually
-from support.p11 import Module, refused
+from support.p11 import Module, absence, complaints, refused
 from support.tls import issue, server, speaks
 
 from hsmsim.config import module_path
@@ -61,11 +61,6 @@ def configured(folder: Path, ports: list[int], ca: Path, cluster_id: str = CLUST
 
 def both(served: Cluster, folder: Path, **options: Any) -> dict[str, str]:
     return configured(folder, [port_of(served, 0), port_of(served, 1)], authority(served), **options)
-
-
-def complaints(capfd: pytest.CaptureFixture[str]) -> list[str]:
-    lines = capfd.readouterr().err.splitlines()
-    return [line.partition("hsmsim_pkcs11: ")[2] for line in lines if " ERROR " in line]
 
 
 # ---- the module against HSMs ---------------------------------------------------------------------------------------
@@ -213,16 +208,6 @@ def test_pkcs11_tool_signs(served: Cluster, tmp_path: Path) -> None:
 # ---- the module against others: no PIN goes there ------------------------------------------------------------------
 
 
-def _refusing(environment: dict[str, str], capfd: pytest.CaptureFixture[str]) -> str:
-    """The first thing that the module says of a token that it does not show."""
-    capfd.readouterr()
-    with Module(environment) as module:
-        module.slot.value = 0x2000000000000001
-        with refused(CKR.TOKEN_NOT_PRESENT):
-            module.session()
-    return complaints(capfd)[0]
-
-
 def _plain(one: socket.socket) -> None:
     one.recv(1024)
     one.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
@@ -261,21 +246,21 @@ def test_no_pin_goes_to(
     with server(made(served, tmp_path)) as port:
         patience = 500 if made is _never else 20_000
         environment = configured(tmp_path, [port], authority(served), timeout_ms=patience)
-        line = _refusing(environment, capfd)
+        line = absence(environment, capfd)
     assert line.startswith(f"no PIN goes to 127.0.0.1:{port}: ")
-    assert line.endswith(says) or says in line
+    assert says in line
 
 
 def test_another_ca(served: Cluster, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     with cluster(tcp=True) as other:
         ports = [port_of(other)]
-        line = _refusing(configured(tmp_path, ports, authority(served)), capfd)
+        line = absence(configured(tmp_path, ports, authority(served)), capfd)
         assert "its certificate was not issued by the CA in hsm_ca_file" in line
-    line = _refusing(configured(tmp_path, [port_of(served)], authority(served), "cluster-bbbbbbbbbbb"), capfd)
+    line = absence(configured(tmp_path, [port_of(served)], authority(served), "cluster-bbbbbbbbbbb"), capfd)
     assert line.endswith("it is an HSM of another cluster than cluster-bbbbbbbbbbb")
     empty = tmp_path / "empty.crt"
     empty.write_text("no certificate")
-    assert f"{empty} has no certificate in PEM" in _refusing(configured(tmp_path, [port_of(served)], empty), capfd)
+    assert f"{empty} has no certificate in PEM" in absence(configured(tmp_path, [port_of(served)], empty), capfd)
     module = Module(configured(tmp_path, [1], tmp_path / "missing.crt"), start=False)
     assert module.rv("C_Initialize", None) is CKR.GENERAL_ERROR
     assert "missing.crt, which cannot be read: No such file" in complaints(capfd)[0]

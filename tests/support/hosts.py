@@ -12,7 +12,6 @@ import pwd
 import random
 import secrets
 import shutil
-import signal
 import subprocess
 import tempfile
 import time
@@ -193,9 +192,7 @@ def hosted(kind: str, server: LocalServer, *, hsms: int = 3, engine: str = "fast
             made.activate()
             yield made
         finally:
-            for hsm in made.hsms:
-                hsm.end(signal.SIGKILL)
-            shutil.rmtree(home)
+            made.end()
             drop_schema(rows)
 
 

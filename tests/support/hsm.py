@@ -394,6 +394,11 @@ class Cluster:
             for name, password in USERS.items():
                 client.call(m.UserCreateRequest(name.encode(), 2, password.encode()))
 
+    def end(self) -> None:
+        for hsm in self.hsms:
+            hsm.end(signal.SIGKILL)
+        shutil.rmtree(self.home)
+
 
 @contextmanager
 def cluster(
@@ -420,6 +425,4 @@ def cluster(
         made.activate()
         yield made
     finally:
-        for hsm in made.hsms:
-            hsm.end(signal.SIGKILL)
-        shutil.rmtree(home)
+        made.end()

@@ -315,3 +315,21 @@ class Session:
         for part in parts:
             self.call("C_VerifyUpdate", part, len(part))
         self.call("C_VerifyFinal", signature, len(signature))
+
+
+# ---- what the module says -------------------------------------------------------------------------------------------
+
+
+def complaints(capfd: pytest.CaptureFixture[str]) -> list[str]:
+    lines = capfd.readouterr().err.splitlines()
+    return [line.partition("hsmsim_pkcs11: ")[2] for line in lines if " ERROR " in line]
+
+
+def absence(environment: Mapping[str, str], capfd: pytest.CaptureFixture[str]) -> str:
+    """The first thing that it says of a token that it does not reach."""
+    capfd.readouterr()
+    with Module(environment) as module:
+        module.slot.value = 0x2000000000000001
+        with refused(CKR.TOKEN_NOT_PRESENT):
+            module.session()
+    return complaints(capfd)[0]

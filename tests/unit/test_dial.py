@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ssl
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 from cryptography import x509
@@ -94,6 +94,6 @@ def test_nothing_older_than_tls_1_3_and_nothing_without_tls(authority: Path, tmp
 
 
 @pytest.mark.parametrize("there", [7, b"/run/a.sock", None, "", "nonsense", "1.2.3.4:x /a", "10.0.0.1:0 /a", "\0"])
-def test_whatever_the_table_says_is_a_link_error_at_worst(there: object) -> None:
+def test_whatever_the_table_says_is_a_link_error_at_worst(there: Any) -> None:
     with pytest.raises(LinkError):
-        Link(there, 1, here=f"10.9.9.9:2223 {A}")  # type: ignore[arg-type]
+        Link(there, 1, here=f"10.9.9.9:2223 {A}")
